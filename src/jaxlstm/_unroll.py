@@ -1,0 +1,200 @@
+"""A cell over a whole sequence: preconditions, masks, resets, direction, rematerialisation. Knows no particular cell."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from jaxlstm import _checks
+from jaxlstm._types import Carry, Cell, Key, Params, advance, cast, cast_like, compute_dtype, fit
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Carry | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reverse: bool = False,
+    key: Key | None = None,
+    start: ArrayLike = 0,
+    unroll: int = 1,
+    remat: bool | int | None = None,
+) -> tuple[Carry, Float[Array, "T *batch O"]]:
+    """Run a cell over a sequence: ``carry, y_t = cell.step(params, carry, x_t)`` for t = 0 .. T-1.
+
+    Padded and masked steps hold the carry and give zero ys; what stands there, NaN included, reaches neither an output
+    nor a gradient. A length of 0 returns the carry that came in. The whole sequence, any split of it with the carry
+    handed on, and step by step give the same numbers.
+
+    Args:
+      cell: the recurrence, such as ``LSTMCell(128)``.
+      params: its params, as ``cell.init`` makes them.
+      xs: inputs, time first: ``[T, *batch, I]``, with any number of batch axes.
+      carry: the carry before the first step; None means ``cell.init_carry(params, batch_shape)``.
+      lengths: integers ``[*batch]``: only the first ``lengths`` steps count. Outside 0..T they are an error, or inside
+        jit, where values are not known, act as the nearest of 0 and T.
+      mask: bool ``[T, *batch]``: False skips the step. With `lengths`, a step counts where both say so.
+      reset: bool ``[T, *batch]``: True where a new sequence begins. Nothing crosses the edge between t-1 and t, in
+        either direction: forward, step t starts from ``cell.init_carry(params)``, never from `carry`; with
+        `reverse`, step t-1 does, and a reset at 0 gives an initial carry out. A reset on a masked step still resets.
+      reverse: run from the last step to the first; ys stay in the order of xs.
+      key: a PRNG key for cells that draw at random in training; None means evaluation.
+      start: the absolute time of ``xs[0]``: the draw for step t comes from ``start + t``, so that a sequence may be cut.
+      unroll: steps a loop iteration, as in `jax.lax.scan`.
+      remat: None keeps what the backward pass needs of every step. True keeps only the carries and computes each step
+        again; a chunk length keeps only the carries between chunks, so that near sqrt(T) memory grows as sqrt(T).
+
+    Returns:
+      ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it, what was expected and what came.
+
+    >>> cell = jl.GRUCell(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> carry, ys = jl.unroll(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))
+    >>> ys.shape, bool((ys[2:, 1] == 0).all())
+    ((5, 2, 4), True)
+    """
+    _checks.check_cell(cell, Cell)
+    _checks.check_flag("reverse", reverse)
+    _checks.check_options(key=key, start=start, unroll=unroll, remat=remat)
+    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+    steps, *batch, input_size = xs.shape
+    params, initial = fit(cell, params, tuple(batch), input_size, xs.dtype, "xs")
+    if carry is not None:
+        carry = _checks.like_template("carry", carry, initial, f"for xs of shape {xs.shape}")
+    if reset is not None:
+        reset = _checks.bool_array("reset", reset, xs.shape[:-1])
+    valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
+    return _run(
+        params,
+        initial if carry is None else cast_like(carry, initial),
+        _Inputs(xs, valid, reset),
+        initial,
+        cell=cell,
+        reverse=reverse,
+        unroll=int(unroll),
+        remat=remat if remat is None or isinstance(remat, bool) else int(remat),
+    )
+
+
+def valid_steps(
+    steps: int, batch_shape: tuple[int, ...], *, lengths: ArrayLike | None, mask: ArrayLike | None
+) -> Bool[Array, "T *batch"] | None:
+    """True where a step counts: before its sequence's length, and where the mask says so. None where all do."""
+    valid = None
+    if mask is not None:
+        valid = _checks.bool_array("mask", mask, (steps, *batch_shape))
+    if lengths is not None:
+        times = jnp.arange(steps).reshape(steps, *(1 for _ in batch_shape))
+        within = times < _checks.length_array(lengths, batch_shape, steps).astype(times.dtype)
+        valid = within if valid is None else within & valid
+    return valid
+
+
+class _Inputs(NamedTuple):
+    """What the scan reads at each step; None where the option was not given."""
+
+    x: Float[Array, "T *batch I"]
+    valid: Bool[Array, "T *batch"] | None
+    reset: Bool[Array, "T *batch"] | None
+
+
+@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat"), inline=True)
+def _run(
+    params: Params,
+    carry: Carry,
+    inputs: _Inputs,
+    initial: Carry,
+    *,
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    remat: bool | int | None,
+) -> tuple[Carry, Array]:
+    """The loop over checked arguments. Jitted with the cell static, so that calls outside jit compile once."""
+    dtype = compute_dtype(params, inputs.x.dtype)
+    params = cast(params, dtype)
+    ends_in_reset = None if inputs.reset is None else inputs.reset[:1].any(0)  # T = 0 has none
+    inputs = _prepare(inputs, dtype, reverse)
+
+    def step(carry: Carry, now: _Inputs) -> tuple[Carry, Array]:
+        if now.reset is not None:
+            carry = select(now.reset, initial, carry)
+        after = advance(cell, params, carry, cell.project(params, now.x))
+        if now.valid is not None:
+            after = select(now.valid, after, carry)
+        y = cell.readout(params, after).astype(dtype)
+        return after, y if now.valid is None else select(now.valid, y, jnp.zeros_like(y))
+
+    scan = partial(jax.lax.scan, reverse=reverse, unroll=unroll)
+    carry, ys = _remat_scan(scan, step, carry, inputs, reverse, remat)
+    if reverse and ends_in_reset is not None:
+        carry = select(ends_in_reset, initial, carry)
+    return carry, ys
+
+
+def _prepare(inputs: _Inputs, dtype: jnp.dtype, reverse: bool) -> _Inputs:
+    """Inputs in the compute dtype, zero where they do not count, resets ahead of the step that comes after them."""
+    x, valid, reset = inputs
+    x = x.astype(dtype)
+    if valid is not None:
+        x = select(valid, x, jnp.zeros_like(x))  # before any arithmetic, or NaN in the padding would reach gradients
+    if reset is not None and reverse:
+        reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
+    return _Inputs(x, valid, reset)
+
+
+def _remat_scan(
+    scan: Callable[..., tuple[Carry, Array]],
+    step: Callable[[Carry, _Inputs], tuple[Carry, Array]],
+    carry: Carry,
+    inputs: _Inputs,
+    reverse: bool,
+    remat: bool | int | None,
+) -> tuple[Carry, Array]:
+    """`scan`, keeping for the backward pass what `remat` says: all, the carries, or the carries between chunks."""
+    if remat is None or remat is False:
+        return scan(step, carry, inputs)
+    if remat is True:
+        return scan(jax.checkpoint(step, prevent_cse=False), carry, inputs)
+
+    steps = inputs.x.shape[0]
+    chunks, rest = divmod(steps, remat)
+    edge = rest if reverse else steps - rest  # whole chunks come first, in the order of time travelled
+    before, after = _slice(inputs, 0, edge), _slice(inputs, edge, steps)
+    whole, rest_inputs = (after, before) if reverse else (before, after)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def chunk(carry: Carry, inputs: _Inputs) -> tuple[Carry, Array]:
+        return scan(step, carry, inputs)
+
+    whole = jax.tree.map(lambda leaf: leaf.reshape(chunks, remat, *leaf.shape[1:]), whole)
+    carry, whole_ys = jax.lax.scan(chunk, carry, whole, reverse=reverse)
+    whole_ys = whole_ys.reshape(chunks * remat, *whole_ys.shape[2:])
+    if not rest:
+        return carry, whole_ys
+    carry, rest_ys = chunk(carry, rest_inputs)
+    return carry, jnp.concatenate([rest_ys, whole_ys] if reverse else [whole_ys, rest_ys])
+
+
+def _slice(inputs: _Inputs, start: int, stop: int) -> _Inputs:
+    return jax.tree.map(lambda leaf: leaf[start:stop], inputs)
+
+
+def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
+    """`yes` or `no` for each sequence of the batch, leaf by leaf; a select, since NaN times zero is NaN."""
+
+    def leaf(yes: Array, no: Array) -> Array:
+        return jnp.where(where.reshape(*where.shape, *(1,) * (no.ndim - where.ndim)), yes, no)
+
+    return jax.tree.map(leaf, yes, no)

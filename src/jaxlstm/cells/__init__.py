@@ -1,0 +1,18 @@
+"""The cells, a file each, with the same definitions in the same order: params, carry, cell, equations."""
+
+from jaxlstm.cells._gru import GRUCell, GRUParams
+from jaxlstm.cells._lstm import Gates, LSTMCarry, LSTMCell, LSTMParams, lstm_gates, lstm_transition
+from jaxlstm.cells._rnn import RNNCell, RNNParams
+
+__all__ = [
+    "GRUCell",
+    "GRUParams",
+    "Gates",
+    "LSTMCarry",
+    "LSTMCell",
+    "LSTMParams",
+    "RNNCell",
+    "RNNParams",
+    "lstm_gates",
+    "lstm_transition",
+]

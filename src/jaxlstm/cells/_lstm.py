@@ -1,0 +1,146 @@
+"""The LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000): params, carry, cell, equations."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxlstm import _checks, _init
+from jaxlstm._types import Cell, Key, at_least_float32, carry_dtype
+
+
+class LSTMParams(NamedTuple):
+    """``w_ih [I, 4H]``, ``w_hh [H, 4H]``, ``b [4H]``; the gates packed in the order i, f, g, o."""
+
+    w_ih: Float[Array, "I G"]
+    w_hh: Float[Array, "H G"]
+    b: Float[Array, "G"]
+
+
+class LSTMCarry(NamedTuple):
+    """The hidden state ``h [*batch, H]`` (short-term memory, the output) and cell state ``c [*batch, H]`` (long-term)."""
+
+    h: Float[Array, "*batch H"]
+    c: Float[Array, "*batch H"]
+
+
+class Gates(NamedTuple):
+    """Input gate i, forget gate f, candidate g and output gate o after their activations, each ``[*batch, H]``."""
+
+    i: Float[Array, "*batch H"]
+    f: Float[Array, "*batch H"]
+    g: Float[Array, "*batch H"]
+    o: Float[Array, "*batch H"]
+
+
+@dataclass(frozen=True, repr=False)
+class LSTMCell(Cell):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000).
+
+        i_t, f_t, o_t = sigma(z)    g_t = tanh(z)    z = W_ih x_t + W_hh h_{t-1} + b, a quarter for each
+        c_t = f_t * c_{t-1} + i_t * g_t              the long-term memory
+        h_t = o_t * tanh(c_t)                        the short-term memory, and the output y_t
+
+    Args:
+      hidden_size: H, the features of h and of c.
+      forget_bias: what b starts from for the forget gate, 0 for the others (Jozefowicz et al. 2015). It lives in the
+        params at initialisation and is never added again.
+      gate_fn: sigma above, for i, f and o.
+      activation_fn: tanh above, for g and for the cell state on its way out.
+      w_ih_init: initialiser of w_ih, called with shape (4, I, H).
+      w_hh_init: initialiser of w_hh, called with shape (4, H, H).
+      b_init: initialiser of b, called with shape (4, H), such as `chrono`; it stands in place of `forget_bias`, so
+        giving both is an error.
+
+    Raises:
+      ValueError, TypeError: if an option has no meaning; the message names it.
+
+    >>> cell = jl.LSTMCell(hidden_size=128)
+    >>> params = cell.init(jax.random.key(0), input_size=64)
+    >>> carry, ys = jl.unroll(cell, params, jnp.ones((10, 32, 64)))
+    >>> ys.shape, carry.c.shape
+    ((10, 32, 128), (32, 128))
+    """
+
+    hidden_size: int
+    _: KW_ONLY
+    forget_bias: float = 1.0
+    gate_fn: Callable[[Array], Array] = jax.nn.sigmoid
+    activation_fn: Callable[[Array], Array] = jnp.tanh
+    w_ih_init: _init.Initializer = _init.glorot
+    w_hh_init: _init.Initializer = _init.orthogonal
+    b_init: _init.Initializer | None = None
+
+    def __post_init__(self) -> None:
+        _checks.check_size("hidden_size", self.hidden_size)
+        _checks.check_number("forget_bias", self.forget_bias)
+        for name in ("gate_fn", "activation_fn", "w_ih_init", "w_hh_init"):
+            _checks.check_function(name, getattr(self, name))
+        if self.b_init is not None:
+            _checks.check_function("b_init", self.b_init)
+            if self.forget_bias != 1.0:
+                _checks.reject("forget_bias", "its default where b_init is given", self.forget_bias)
+
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> LSTMParams:
+        """Draw initial params for inputs of `input_size` features."""
+        _checks.check_init(key, input_size, dtype)
+        size = self.hidden_size
+        w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
+        b_init = self.b_init or self._forget_bias_init
+        return LSTMParams(
+            w_ih=_init.pack(self.w_ih_init(w_ih_key, (4, input_size, size), dtype)),
+            w_hh=_init.pack(self.w_hh_init(w_hh_key, (4, size, size), dtype)),
+            b=_init.pack(b_init(b_key, (4, size), dtype)),
+        )
+
+    def init_carry(
+        self, params: LSTMParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
+    ) -> LSTMCarry:
+        """Zeros; c in at least float32."""
+        dtype = carry_dtype(params, dtype)
+        shape = (*batch_shape, self.hidden_size)
+        return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, at_least_float32(dtype)))
+
+    def transition(self, params: LSTMParams, zx: Array, zh: Array, carry: LSTMCarry) -> LSTMCarry:
+        """The gates of zx + zh, and what they do to the cell state."""
+        gates = lstm_gates(zx + zh, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
+        return lstm_transition(gates, carry.c, activation_fn=self.activation_fn)
+
+    def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+        return _init.zeros(key, shape, dtype).at[1].set(self.forget_bias)
+
+
+def lstm_gates(
+    z: Float[Array, "*batch G"],
+    *,
+    gate_fn: Callable[[Array], Array] = jax.nn.sigmoid,
+    activation_fn: Callable[[Array], Array] = jnp.tanh,
+) -> Gates:
+    """Gate activations: i, f, o = sigma(z_i), sigma(z_f), sigma(z_o) and g = tanh(z_g), for z packed i, f, g, o.
+
+    >>> jl.lstm_gates(jnp.zeros(4)).f
+    Array([0.5], dtype=float32)
+    """
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    return Gates(i=gate_fn(i), f=gate_fn(f), g=activation_fn(g), o=gate_fn(o))
+
+
+def lstm_transition(
+    gates: Gates, c: Float[Array, "*batch H"], *, activation_fn: Callable[[Array], Array] = jnp.tanh
+) -> LSTMCarry:
+    """State transition: c_t = f_t * c_{t-1} + i_t * g_t, then h_t = o_t * tanh(c_t).
+
+    One set of notes on the LSTM prints ``C_t = i_t * C_{t-1} + f_t * g_t``. It is a misprint: the forget gate is the
+    factor of the old memory, in that text as in every paper. It would be the same network with i and f exchanged.
+
+    >>> keep_all = jl.Gates(i=jnp.zeros(1), f=jnp.ones(1), g=jnp.ones(1), o=jnp.ones(1))
+    >>> jl.lstm_transition(keep_all, jnp.full(1, 0.25)).c
+    Array([0.25], dtype=float32)
+    """
+    i, f, g, o = gates
+    c = f * c + i * g
+    return LSTMCarry(h=o * activation_fn(c), c=c)
