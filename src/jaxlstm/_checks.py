@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def reject(name: str, expected: object, got: object, error: type[Exception] = ValueError) -> NoReturn:
@@ -136,7 +137,7 @@ def length_array(lengths: Any, batch_shape: tuple[int, ...], steps: int) -> jax.
         reject("lengths", f"an integer array of shape {batch_shape}", describe(array), TypeError)
     if array.shape != batch_shape:
         reject("lengths", f"shape {batch_shape}", array.shape)
-    if not isinstance(array, jax.core.Tracer):
+    if not isinstance(array, Tracer):
         values = np.asarray(array)
         if values.size and (values.min() < 0 or values.max() > steps):
             reject("lengths", f"values in 0..{steps} (the number of steps in xs)", f"{values.min()}..{values.max()}")

@@ -9,17 +9,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._types import Key
+from jaxlstm._types import Key, at_least_float32
 
 Initializer = Callable[..., Array]  # (key, shape, dtype) -> array of that shape
 
 glorot = jax.nn.initializers.glorot_uniform(in_axis=-2, out_axis=-1, batch_axis=0)
 
 
-def orthogonal(key: Key, shape: tuple[int, int, int], dtype: jnp.dtype) -> Float[Array, "gates in out"]:
+def orthogonal(key: Key, shape: tuple[int, int, int], dtype: DTypeLike) -> Float[Array, "gates in out"]:
     """An orthogonal matrix for each gate, uniform over the orthogonal group (Saxe et al. 2014; Mezzadri 2007).
 
     If a matrix is not square, its shorter axis is orthonormal. All gates share one QR decomposition call.
@@ -29,14 +30,14 @@ def orthogonal(key: Key, shape: tuple[int, int, int], dtype: jnp.dtype) -> Float
     True
     """
     gates, rows, columns = shape
-    wide = jnp.promote_types(dtype, jnp.float32)  # QR has no 16-bit form
+    wide = at_least_float32(dtype)  # QR has no 16-bit form
     normal = jax.random.normal(key, (gates, max(rows, columns), min(rows, columns)), wide)
     q, r = jnp.linalg.qr(normal)
     q = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None, :]  # else Q would not be uniform
     return (q if rows >= columns else jnp.swapaxes(q, -1, -2)).astype(dtype)
 
 
-def torch_uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+def torch_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """U(-1/sqrt(H), 1/sqrt(H)), H the last axis: what torch draws every recurrent weight and bias from.
 
     torch has two biases a gate where one acts; here one is drawn.
@@ -62,7 +63,7 @@ def chrono(longest: float) -> Initializer:
     if longest <= 2:
         _checks.reject("longest", "more than 2 steps", longest)
 
-    def init(key: Key, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "gates H"]:
+    def init(key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "gates H"]:
         gates, hidden_size = shape
         if gates not in (3, 4):
             _checks.reject("b_init", "an LSTM or a GRU for chrono", f"a cell of {gates} gates")
@@ -73,11 +74,11 @@ def chrono(longest: float) -> Initializer:
     return init
 
 
-def zeros(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+def zeros(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Zeros."""
     return jnp.zeros(shape, dtype)
 
 
 def pack(gates: Float[Array, "gates ..."]) -> Array:
-    """Gates side by side on the last axis: ``(gates, in, out) -> (in, gates * out)``, ``(gates, H) -> (gates * H,)``."""
+    """Gates side by side on the last axis: ``(gates, in, out) -> (in, gates * out)``, ``(gates, H) -> (gates * H)``."""
     return jnp.concatenate(list(gates), axis=-1)

@@ -42,9 +42,7 @@ class Network:
         """Draw initial params for inputs of `input_size` features."""
         raise NotImplementedError
 
-    def init_carry(
-        self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
-    ) -> Carry:
+    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
         """The carry before the first step, as ``Cell.init_carry`` makes it for each cell."""
         raise NotImplementedError
 
@@ -102,9 +100,7 @@ class Layer(Network):
         """The cell's params."""
         return self.cell.init(key, input_size, dtype=dtype)
 
-    def init_carry(
-        self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
-    ) -> Carry:
+    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
         """The cell's carry."""
         return self.cell.init_carry(params, batch_shape, dtype=dtype)
 
@@ -186,11 +182,11 @@ class Bidirectional(Network):
         self, params: Params, xs: Array, carry: Carry | None, options: Options
     ) -> tuple[tuple[Carry, Carry], Array]:
         _checks.check_tuple("params", params, 2, "forward, backward")
-        carry = (None, None) if carry is None else carry
-        _checks.check_tuple("carry", carry, 2, "forward, backward")
+        carries = (None, None) if carry is None else carry
+        _checks.check_tuple("carry", carries, 2, "forward, backward")
         (forward, forward_ys), (backward, backward_ys) = (
             layer._apply(p, xs, c, options._replace(key=k))
-            for layer, p, c, k in zip(self._layers, params, carry, _split(options.key, 2), strict=True)
+            for layer, p, c, k in zip(self._layers, params, carries, _split(options.key, 2), strict=True)
         )
         ys = self._merge(forward_ys, backward_ys)
         if callable(self.merge):  # the others map zeros to zeros
@@ -246,9 +242,7 @@ class Stack(Network):
         _checks.check_init(key, input_size, dtype)
         sizes = (input_size, *(layer.output_size for layer in self.layers[:-1]))
         keys = jax.random.split(key, len(self.layers))
-        return tuple(
-            layer.init(k, size, dtype=dtype) for layer, k, size in zip(self.layers, keys, sizes, strict=True)
-        )
+        return tuple(layer.init(k, size, dtype=dtype) for layer, k, size in zip(self.layers, keys, sizes, strict=True))
 
     def init_carry(
         self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
@@ -264,16 +258,17 @@ class Stack(Network):
     ) -> tuple[tuple[Carry, ...], Array]:
         depth = len(self.layers)
         _checks.check_tuple("params", params, depth, "one per layer, bottom first")
-        carry = (None,) * depth if carry is None else carry
-        _checks.check_tuple("carry", carry, depth, "one per layer, bottom first")
+        carries = (None,) * depth if carry is None else carry
+        _checks.check_tuple("carry", carries, depth, "one per layer, bottom first")
         layer_keys, dropout_keys = _split(options.key, depth), _split(options.key, depth, offset=depth)
-        ys, carries = xs, []
+        ys, after = xs, []
         for index, layer in enumerate(self.layers):
-            if index and self.dropout and options.key is not None:
+            if index and self.dropout:
                 ys = _dropout(dropout_keys[index], ys, self.dropout, options.start)
-            after, ys = layer._apply(params[index], ys, carry[index], options._replace(key=layer_keys[index]))
-            carries.append(after)
-        return tuple(carries), ys
+            layer_options = options._replace(key=layer_keys[index])
+            layer_after, ys = layer._apply(params[index], ys, carries[index], layer_options)
+            after.append(layer_after)
+        return tuple(after), ys
 
 
 def _split(key: Key | None, count: int, offset: int = 0) -> tuple[Key | None, ...]:
@@ -283,8 +278,12 @@ def _split(key: Key | None, count: int, offset: int = 0) -> tuple[Key | None, ..
     return tuple(jax.random.fold_in(key, offset + index) for index in range(count))
 
 
-def _dropout(key: Key, ys: Float[Array, "T *batch O"], rate: float, start: ArrayLike) -> Float[Array, "T *batch O"]:
-    """Zero each unit with probability `rate`, divide the others by 1 - rate; step t draws from ``start + t``."""
+def _dropout(
+    key: Key | None, ys: Float[Array, "T *batch O"], rate: float, start: ArrayLike
+) -> Float[Array, "T *batch O"]:
+    """With a key, zero each unit with probability `rate`, divide the others by 1 - rate; step t draws at start + t."""
+    if key is None:
+        return ys
 
     def keep(time: Array) -> Bool[Array, "*batch O"]:
         return jax.random.bernoulli(jax.random.fold_in(key, time), 1 - rate, ys.shape[1:])

@@ -56,9 +56,7 @@ class Cell:
         """Features of y: those of h."""
         return self.hidden_size
 
-    def init_carry(
-        self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
-    ) -> Carry:
+    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
         """The carry before the first step: zeros.
 
         Args:
@@ -103,12 +101,12 @@ class Cell:
         (2,)
         """
         _checks.check_cell(self, Cell)
-        x = _checks.float_array("x", x, 1, "[*batch, I]")
-        params, initial = fit(self, params, x.shape[:-1], x.shape[-1], x.dtype, "x")
-        carry = _checks.like_template("carry", carry, initial, f"for x of shape {x.shape}")
-        dtype = compute_dtype(params, x.dtype)
-        params, carry, x = cast(params, dtype), cast_like(carry, initial), cast(x, dtype)
-        carry = advance(self, params, carry, self.project(params, x))
+        x_now = _checks.float_array("x", x, 1, "[*batch, I]")
+        params, initial = fit(self, params, x_now.shape[:-1], x_now.shape[-1], x_now.dtype, "x")
+        carry = _checks.like_template("carry", carry, initial, f"for x of shape {x_now.shape}")
+        dtype = compute_dtype(params, x_now.dtype)
+        params = cast(params, dtype)
+        carry = advance(self, params, cast_like(carry, initial), self.project(params, x_now.astype(dtype)))
         return carry, self.readout(params, carry).astype(dtype)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A cell over a whole sequence: preconditions, masks, resets, direction, rematerialisation. Knows no particular cell."""
+"""A cell over a whole sequence: preconditions, masks, resets, direction, rematerialisation. It knows no cell by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -47,7 +47,7 @@ def unroll(
         `reverse`, step t-1 does, and a reset at 0 gives an initial carry out. A reset on a masked step still resets.
       reverse: run from the last step to the first; ys stay in the order of xs.
       key: a PRNG key for cells that draw at random in training; None means evaluation.
-      start: the absolute time of ``xs[0]``: the draw for step t comes from ``start + t``, so that a sequence may be cut.
+      start: the absolute time of ``xs[0]``: step t draws from ``start + t``, so that a sequence may be cut anywhere.
       unroll: steps a loop iteration, as in `jax.lax.scan`.
       remat: None keeps what the backward pass needs of every step. True keeps only the carries and computes each step
         again; a chunk length keeps only the carries between chunks, so that near sqrt(T) memory grows as sqrt(T).

@@ -86,15 +86,13 @@ class GRUCell(Cell):
         h, size = carry.h, self.hidden_size
         zx_rz, zx_n = zx[..., : 2 * size], zx[..., 2 * size :]
         r, z = jnp.split(self.gate_fn(zx_rz + zh[..., : 2 * size]), 2, axis=-1)
-        if self.reset_after:
+        if params.b_hn is not None:
             n = self.activation_fn(zx_n + r * (zh[..., 2 * size :] + params.b_hn))
-        else:
+        else:  # the reset gate stands between h and its matmul, so this one cannot leave the loop
             n = self.activation_fn(zx_n + (r * h) @ params.w_hh[:, 2 * size :])
         return gru_transition(z, n, h)
 
 
-def gru_transition(
-    z: Float[Array, "*batch H"], n: Float[Array, "*batch H"], h: Float[Array, "*batch H"]
-) -> RNNCarry:
+def gru_transition(z: Float[Array, "*batch H"], n: Float[Array, "*batch H"], h: Float[Array, "*batch H"]) -> RNNCarry:
     """h_t = (1 - z_t) * n_t + z_t * h_{t-1}, of the update gate z and the candidate n."""
     return RNNCarry(h=(1 - z) * n + z * h)

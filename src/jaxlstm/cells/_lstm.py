@@ -1,4 +1,4 @@
-"""The LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000): params, carry, cell, equations."""
+"""The LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000 for the forget gate): params, carry, cell, equations."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -22,7 +22,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMCarry(NamedTuple):
-    """The hidden state ``h [*batch, H]`` (short-term memory, the output) and cell state ``c [*batch, H]`` (long-term)."""
+    """Hidden state ``h [*batch, H]`` (short-term memory, the output), cell state ``c [*batch, H]`` (long-term memory)."""
 
     h: Float[Array, "*batch H"]
     c: Float[Array, "*batch H"]

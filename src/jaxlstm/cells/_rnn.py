@@ -71,8 +71,6 @@ class RNNCell(Cell):
         return rnn_transition(zx + zh, activation_fn=self.activation_fn)
 
 
-def rnn_transition(
-    z: Float[Array, "*batch H"], *, activation_fn: Callable[[Array], Array] = jnp.tanh
-) -> RNNCarry:
+def rnn_transition(z: Float[Array, "*batch H"], *, activation_fn: Callable[[Array], Array] = jnp.tanh) -> RNNCarry:
     """h_t = activation_fn(z_t), of the pre-activations z = W_ih x + W_hh h + b."""
     return RNNCarry(h=activation_fn(z))
