@@ -46,7 +46,7 @@ def torch_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def chrono(longest: float) -> Initializer:
+def chrono(longest: int | float) -> Initializer:
     """Biases for dependencies of up to `longest` steps (Tallec & Ollivier 2018, equation 16).
 
         LSTM: b_f = log u, b_i = -b_f        GRU: b_z = log u        u ~ U(1, longest - 1), the other gates 0

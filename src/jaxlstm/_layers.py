@@ -14,8 +14,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
+from jaxlstm._scan import select
 from jaxlstm._types import Carry, Cell, Key, Params
-from jaxlstm._unroll import select, unroll, valid_steps
+from jaxlstm._unroll import unroll, valid_steps
 
 
 class Options(NamedTuple):
@@ -218,7 +219,7 @@ class Stack(Network):
     layers: tuple[Network, ...]
     dropout: float
 
-    def __init__(self, *layers_or_cells: Network | Cell, dropout: float = 0.0) -> None:
+    def __init__(self, *layers_or_cells: Network | Cell, dropout: int | float = 0.0) -> None:
         if not layers_or_cells:
             _checks.reject("layers_or_cells", "at least one cell or layer", "none")
         for index, layer in enumerate(layers_or_cells):

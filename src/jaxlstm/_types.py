@@ -78,6 +78,14 @@ class Cell:
         """y = h."""
         return carry.h
 
+    def draw(self, key: Key, time: Array, batch_shape: tuple[int, ...]) -> Any:
+        """What the step at this absolute time draws at random in training: nothing.
+
+        A cell that returns arrays here is given them as one more argument of `recur` and of `transition`, in training
+        alone.
+        """
+        return None
+
     def step(self, params: Params, carry: Carry, x: ArrayLike) -> tuple[Carry, Array]:
         """One time step, the composition of the four pieces: the same numbers as `unroll`, one step at a time.
 

@@ -1,8 +1,7 @@
-"""A cell over a whole sequence: preconditions, masks, resets, direction, rematerialisation. It knows no cell by name."""
+"""A cell over a whole sequence: preconditions, direction, randomness, rematerialisation. It knows no cell by name."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._types import Carry, Cell, Key, Params, advance, cast, cast_like, compute_dtype, fit
+from jaxlstm._scan import Inputs, Plan, reads_of_local, select
+from jaxlstm._tangent import recurrence
+from jaxlstm._types import Carry, Cell, Key, Params, cast, cast_like, compute_dtype, fit
 
 
 def unroll(
@@ -75,11 +76,15 @@ def unroll(
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
+    noise = None
+    if key is not None:
+        times = jnp.asarray(start) + jnp.arange(steps, dtype=jnp.asarray(start).dtype)
+        noise = jax.vmap(lambda time: cell.draw(key, time, tuple(batch)))(times)
     return _run(
         params,
-        initial if carry is None else cast_like(carry, initial),
-        _Inputs(xs, valid, reset),
         initial,
+        initial if carry is None else cast_like(carry, initial),
+        Inputs(xs, valid, reset, noise),
         cell=cell,
         reverse=reverse,
         unroll=int(unroll),
@@ -101,20 +106,12 @@ def valid_steps(
     return valid
 
 
-class _Inputs(NamedTuple):
-    """What the scan reads at each step; None where the option was not given."""
-
-    x: Float[Array, "T *batch I"]
-    valid: Bool[Array, "T *batch"] | None
-    reset: Bool[Array, "T *batch"] | None
-
-
 @partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat"), inline=True)
 def _run(
     params: Params,
-    carry: Carry,
-    inputs: _Inputs,
     initial: Carry,
+    carry: Carry,
+    inputs: Inputs,
     *,
     cell: Cell,
     reverse: bool,
@@ -126,75 +123,42 @@ def _run(
     params = cast(params, dtype)
     ends_in_reset = None if inputs.reset is None else inputs.reset[:1].any(0)  # T = 0 has none
     inputs = _prepare(inputs, dtype, reverse)
-
-    def step(carry: Carry, now: _Inputs) -> tuple[Carry, Array]:
-        if now.reset is not None:
-            carry = select(now.reset, initial, carry)
-        after = advance(cell, params, carry, cell.project(params, now.x))
-        if now.valid is not None:
-            after = select(now.valid, after, carry)
-        y = cell.readout(params, after).astype(dtype)
-        return after, y if now.valid is None else select(now.valid, y, jnp.zeros_like(y))
-
-    scan = partial(jax.lax.scan, reverse=reverse, unroll=unroll)
-    carry, ys = _remat_scan(scan, step, carry, inputs, reverse, remat)
+    plan = Plan(cell, reverse, unroll, False, remat is not True, *reads_of_local(cell, params, initial, inputs))
+    run = partial(recurrence, plan, params, initial)
+    if remat is None or isinstance(remat, bool):
+        carry, ys = run(carry, inputs)
+    else:
+        carry, ys = _in_chunks(run, carry, inputs, remat, reverse)
     if reverse and ends_in_reset is not None:
         carry = select(ends_in_reset, initial, carry)
     return carry, ys
 
 
-def _prepare(inputs: _Inputs, dtype: jnp.dtype, reverse: bool) -> _Inputs:
+def _prepare(inputs: Inputs, dtype: jnp.dtype, reverse: bool) -> Inputs:
     """Inputs in the compute dtype, zero where they do not count, resets ahead of the step that comes after them."""
-    x, valid, reset = inputs
+    x, valid, reset, noise = inputs
     x = x.astype(dtype)
     if valid is not None:
         x = select(valid, x, jnp.zeros_like(x))  # before any arithmetic, or NaN in the padding would reach gradients
     if reset is not None and reverse:
         reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
-    return _Inputs(x, valid, reset)
+    return Inputs(x, valid, reset, noise)
 
 
-def _remat_scan(
-    scan: Callable[..., tuple[Carry, Array]],
-    step: Callable[[Carry, _Inputs], tuple[Carry, Array]],
-    carry: Carry,
-    inputs: _Inputs,
-    reverse: bool,
-    remat: bool | int | None,
+def _in_chunks(
+    run: Callable[[Carry, Inputs], tuple[Carry, Array]], carry: Carry, inputs: Inputs, length: int, reverse: bool
 ) -> tuple[Carry, Array]:
-    """`scan`, keeping for the backward pass what `remat` says: all, the carries, or the carries between chunks."""
-    if remat is None or remat is False:
-        return scan(step, carry, inputs)
-    if remat is True:
-        return scan(jax.checkpoint(step, prevent_cse=False), carry, inputs)
-
+    """`run` chunk by chunk; the backward pass has the carries between chunks and runs each chunk again."""
+    run = jax.checkpoint(run, prevent_cse=False)
     steps = inputs.x.shape[0]
-    chunks, rest = divmod(steps, remat)
-    edge = rest if reverse else steps - rest  # whole chunks come first, in the order of time travelled
-    before, after = _slice(inputs, 0, edge), _slice(inputs, edge, steps)
-    whole, rest_inputs = (after, before) if reverse else (before, after)
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def chunk(carry: Carry, inputs: _Inputs) -> tuple[Carry, Array]:
-        return scan(step, carry, inputs)
-
-    whole = jax.tree.map(lambda leaf: leaf.reshape(chunks, remat, *leaf.shape[1:]), whole)
-    carry, whole_ys = jax.lax.scan(chunk, carry, whole, reverse=reverse)
-    whole_ys = whole_ys.reshape(chunks * remat, *whole_ys.shape[2:])
+    chunks, rest = divmod(steps, length)
+    edge = rest if reverse else steps - rest  # whole chunks come first in the order of travel
+    parts = jax.tree.map(lambda leaf: leaf[:edge], inputs), jax.tree.map(lambda leaf: leaf[edge:], inputs)
+    whole, remainder = reversed(parts) if reverse else parts
+    whole = jax.tree.map(lambda leaf: leaf.reshape(chunks, length, *leaf.shape[1:]), whole)
+    carry, whole_ys = jax.lax.scan(run, carry, whole, reverse=reverse)
+    whole_ys = whole_ys.reshape(chunks * length, *whole_ys.shape[2:])
     if not rest:
         return carry, whole_ys
-    carry, rest_ys = chunk(carry, rest_inputs)
-    return carry, jnp.concatenate([rest_ys, whole_ys] if reverse else [whole_ys, rest_ys])
-
-
-def _slice(inputs: _Inputs, start: int, stop: int) -> _Inputs:
-    return jax.tree.map(lambda leaf: leaf[start:stop], inputs)
-
-
-def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
-    """`yes` or `no` for each sequence of the batch, leaf by leaf; a select, since NaN times zero is NaN."""
-
-    def leaf(yes: Array, no: Array) -> Array:
-        return jnp.where(where.reshape(*where.shape, *(1,) * (no.ndim - where.ndim)), yes, no)
-
-    return jax.tree.map(leaf, yes, no)
+    carry, ys = run(carry, remainder)
+    return carry, jnp.concatenate([ys, whole_ys] if reverse else [whole_ys, ys])

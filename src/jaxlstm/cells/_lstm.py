@@ -22,7 +22,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMCarry(NamedTuple):
-    """Hidden state ``h [*batch, H]`` (short-term memory, the output), cell state ``c [*batch, H]`` (long-term memory)."""
+    """Hidden state ``h [*batch, H]`` (short-term memory, the output) and cell state ``c [*batch, H]`` (long-term)."""
 
     h: Float[Array, "*batch H"]
     c: Float[Array, "*batch H"]
@@ -68,7 +68,7 @@ class LSTMCell(Cell):
 
     hidden_size: int
     _: KW_ONLY
-    forget_bias: float = 1.0
+    forget_bias: int | float = 1.0
     gate_fn: Callable[[Array], Array] = jax.nn.sigmoid
     activation_fn: Callable[[Array], Array] = jnp.tanh
     w_ih_init: _init.Initializer = _init.glorot

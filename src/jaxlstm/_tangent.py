@@ -1,0 +1,100 @@
+"""The derivative rule: one for every cell, from its four pieces alone.
+
+A step, without masks and resets, is (z_t the pre-activations, s_t the carry, p the params)
+
+    z_t = project(p, x_t) + recur(p, s_{t-1})          s_t, y_t = local(p, z_t, s_{t-1})
+
+Its tangent, with d for tangents and J for Jacobians at the values that the forward loop kept, is
+
+    dz_t       = project'(dp, dx_t) + recur'(dp)|s_{t-1}     +  recur(p, ds_{t-1})                          (1), (2)
+    ds_t, dy_t = J_z local dz_t + J_s local ds_{t-1}         +  J_p local dp                                (2), (1)
+
+All of (1) depends on no other step's tangent, so it is computed for all steps at once, outside any loop: for w_hh it
+is ``H_prev @ dw_hh``, one matmul. What is left, (2), is a scan that is linear in (dz, ds). JAX transposes both: the
+gradient of w_hh becomes the one matmul ``H_prev^T dZ``, and the backward loop holds one matmul a step and no
+accumulator of weights. Since this is a JVP rule, made of JAX, every order and mode of derivative follows.
+
+The scan is checkpointed with nothing saveable: else JAX would move the Jacobians into a forward loop of their own and
+stack all their parts, where recomputing the gates from z in the backward loop costs little.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxlstm._scan import Inputs, Kept, Plan, forward, join, local, recur, start
+from jaxlstm._types import Carry, Params
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def recurrence(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
+    """The last carry and the outputs of a cell over a sequence, differentiable by the rule above."""
+    carry, ys, _ = forward(plan, params, initial, carry, inputs)
+    return carry, ys
+
+
+@recurrence.defjvp
+def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    params, _, _, inputs = primals
+    dparams, dinitial, dcarry, dinputs = tangents
+    carry, ys, kept = forward(plan, *primals)
+    linear = partial(_tangent, plan, params, inputs, kept)
+    dprimals = (dparams, dinitial, dcarry, dinputs.x)
+    # Before jax 0.10 a scan written straight into a custom_jvp rule has no transpose; as the jvp of itself, which for
+    # a linear function is itself, it has one in every version.
+    _, dout = jax.jvp(linear, jax.tree.map(jnp.zeros_like, dprimals), dprimals)
+    return (carry, ys), dout
+
+
+def _tangent(
+    plan: Plan,
+    params: Params,
+    inputs: Inputs,
+    kept: Kept,
+    dparams: Params,
+    dinitial: Carry,
+    dcarry: Carry,
+    dxs: Array,
+) -> tuple[Carry, Array]:
+    """The tangents of the last carry and the outputs: linear in all the arguments that begin with d."""
+    dzs, shares = jax.vmap(partial(_batched, plan, params, dparams))(inputs, kept, dxs)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Array]:
+        inputs, kept, dz, share = now
+        dbefore = start(inputs, dinitial, dcarry)
+        dzh = recur(plan, params, dbefore, inputs)
+        dz = dz + dzh.astype(dz.dtype) if plan.additive else (dz[0], dz[1] + dzh)
+        _, dout = jax.jvp(
+            lambda z, before: local(plan, params, z, before, inputs),
+            (_preactivations(plan, params, inputs, kept), kept.before),
+            (dz, dbefore),
+        )
+        return dout if share is None else _add(dout, share)
+
+    return jax.lax.scan(step, dcarry, (inputs, kept, dzs, shares), reverse=plan.reverse, unroll=plan.unroll)
+
+
+def _batched(plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array) -> tuple[Any, Any]:
+    """Part (1) for one step: the tangents that no other step's tangent enters."""
+    _, dzx = jax.jvp(plan.cell.project, (params, inputs.x), (dparams, dx))
+    _, dzh = jax.jvp(lambda p: recur(plan, p, kept.before, inputs), (params,), (dparams,))
+    if not plan.local_params:
+        return join(plan, dzx, dzh), None
+    z = _preactivations(plan, params, inputs, kept)
+    _, share = jax.jvp(lambda p: local(plan, p, z, kept.before, inputs), (params,), (dparams,))
+    return join(plan, dzx, dzh), share
+
+
+def _preactivations(plan: Plan, params: Params, inputs: Inputs, kept: Kept) -> Any:
+    """Those kept, or computed again."""
+    if plan.keep_preactivations:
+        return kept.z
+    return join(plan, plan.cell.project(params, inputs.x), recur(plan, params, kept.before, inputs))
+
+
+def _add(one: Any, other: Any) -> Any:
+    return jax.tree.map(jnp.add, one, other)
