@@ -96,7 +96,7 @@ def check_start(start: Any) -> None:
 def check_dtype(dtype: Any, name: str = "dtype") -> None:
     """Parameters and carries are floating-point."""
     try:
-        floating = jnp.issubdtype(dtype, jnp.floating)
+        floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)  # None would mean float64 to NumPy
     except TypeError:
         floating = False
     if not floating:

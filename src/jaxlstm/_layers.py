@@ -204,7 +204,7 @@ class Stack(Network):
     """Layers on top of each other, each reading the ys of the one below.
 
     Args:
-      layers: networks, or cells, which become a `Layer` each; bottom first.
+      layers_or_cells: bottom first; a cell becomes a `Layer`.
       dropout: the rate at which units between layers are zeroed while a `key` is given to ``apply``, the others being
         divided by 1 - dropout (Srivastava et al. 2014; Zaremba et al. 2014: not on the recurrence, not after the last
         layer). Without a key nothing is dropped. The draw for step t comes from ``start + t``.
