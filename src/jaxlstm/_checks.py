@@ -23,7 +23,7 @@ def describe(value: object) -> str:
     """What came, in a few words: dtype and shape of an array, else the value and its type."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"  # type: ignore[attr-defined]
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxlstm._reads import Reads
 from jaxlstm._types import Carry, Cell, Params, at_least_float32, cast, cast_like
 
 
@@ -18,8 +19,7 @@ class Plan(NamedTuple):
     unroll: int
     project_first: bool  # all inputs in one matmul before the loop, or each in its own step
     keep_preactivations: bool  # for the derivative, which otherwise computes them again
-    additive: bool  # the transition depends on zx + zh alone, so that one array stands for both
-    local_params: bool  # the transition or the readout has params of its own
+    reads: Reads
 
 
 class Inputs(NamedTuple):
@@ -31,11 +31,18 @@ class Inputs(NamedTuple):
     noise: Any  # what Cell.draw gave
 
 
+class Preactivations(NamedTuple):
+    """The shares zx and zh, in at least float32; leading columns of zh that are only ever added to zx are in zx."""
+
+    zx: Float[Array, "*batch G"]
+    zh: Float[Array, "*batch rest"]
+
+
 class Kept(NamedTuple):
     """What the derivative needs of each step."""
 
-    before: Carry  # the carry that the step started from, after a reset
-    z: Any  # the pre-activations, or None
+    before: Carry  # the carry that the cell was given, after a reset
+    z: Preactivations | None
 
 
 def forward(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Kept]:
@@ -44,18 +51,28 @@ def forward(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: In
 
     def step(carry: Carry, now: tuple[Inputs, Array | None]) -> tuple[Carry, tuple[Array, Kept]]:
         inputs, zx = now
-        before = start(inputs, initial, carry)
+        held = restart(inputs, initial, carry)
+        before = (
+            held if inputs.valid is None else select(inputs.valid, held, initial)
+        )  # NaN in a held carry stays there
         z = join(plan, plan.cell.project(params, inputs.x) if zx is None else zx, recur(plan, params, before, inputs))
-        after, y = local(plan, params, z, before, inputs)
+        after, y = settle(inputs, local(plan, params, z, before, inputs), held)
         return after, (y, Kept(before, z if plan.keep_preactivations else None))
 
     carry, (ys, kept) = jax.lax.scan(step, carry, (inputs, zxs), reverse=plan.reverse, unroll=plan.unroll)
     return carry, ys, kept
 
 
-def start(inputs: Inputs, initial: Carry, carry: Carry) -> Carry:
-    """The carry that a step starts from."""
+def restart(inputs: Inputs, initial: Carry, carry: Carry) -> Carry:
+    """The initial carry where a reset says so."""
     return carry if inputs.reset is None else select(inputs.reset, initial, carry)
+
+
+def settle(inputs: Inputs, result: tuple[Carry, Array], held: Carry) -> tuple[Carry, Array]:
+    """The carry and the output of a step that counts; of one that does not, the carry held and zeros."""
+    if inputs.valid is None:
+        return result
+    return select(inputs.valid, result, (held, jnp.zeros_like(result[1])))
 
 
 def recur(plan: Plan, params: Params, before: Carry, inputs: Inputs) -> Array:
@@ -63,24 +80,22 @@ def recur(plan: Plan, params: Params, before: Carry, inputs: Inputs) -> Array:
     return plan.cell.recur(params, before, *_noise(inputs))
 
 
-def join(plan: Plan, zx: Array, zh: Array) -> Any:
-    """Both shares of the pre-activations: their sum if that is all the cell looks at. Linear: it joins tangents too."""
-    if not plan.additive:
-        return zx, zh
-    wide = at_least_float32(zx.dtype)
-    return zx.astype(wide) + zh.astype(wide)
+def join(plan: Plan, zx: Array, zh: Array) -> Preactivations:
+    """Both shares, summed where the transition looks at the sum alone. Linear: it joins tangents too."""
+    wide, summed = at_least_float32(zx.dtype), plan.reads.summed
+    zx, zh = zx.astype(wide), zh.astype(wide)
+    total = zx[..., :summed] + zh[..., :summed]
+    return Preactivations(jnp.concatenate([total, zx[..., summed:]], axis=-1), zh[..., summed:])
 
 
-def local(plan: Plan, params: Params, z: Any, before: Carry, inputs: Inputs) -> tuple[Carry, Array]:
+def local(plan: Plan, params: Params, z: Preactivations, before: Carry, inputs: Inputs) -> tuple[Carry, Array]:
     """The carry after a step and the output, from the pre-activations: all of a step but project and recur."""
-    zx, zh = (z, jnp.zeros_like(z)) if plan.additive else z
-    wide = at_least_float32(zx.dtype)
-    after = plan.cell.transition(*(cast(part, wide) for part in (params, zx, zh, before)), *_noise(inputs))
+    zeros = jnp.zeros_like(z.zx[..., : plan.reads.summed])
+    zh = jnp.concatenate([zeros, z.zh], axis=-1)
+    wide = z.zx.dtype
+    after = plan.cell.transition(cast(params, wide), z.zx, zh, cast(before, wide), *_noise(inputs))
     after = cast_like(after, before)
-    if inputs.valid is not None:
-        after = select(inputs.valid, after, before)
-    y = plan.cell.readout(params, after)
-    return after, y if inputs.valid is None else select(inputs.valid, y, jnp.zeros_like(y))
+    return after, plan.cell.readout(params, after)
 
 
 def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
@@ -93,39 +108,5 @@ def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
 
 
 def _noise(inputs: Inputs) -> tuple[Any, ...]:
-    """An argument more for the cells that drew something; the others' methods need not know of it."""
+    """One more argument for the cells that drew something; the others need not know of it."""
     return () if inputs.noise is None else (inputs.noise,)
-
-
-def reads_of_local(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> tuple[bool, bool]:
-    """Whether the transition looks at zx + zh alone, and whether it or the readout has params of its own.
-
-    Read off their jaxprs, so that no cell need declare it. It changes no result: it saves an array kept in place of
-    two, and a pass over all steps for params that are not there.
-    """
-    wide = partial(cast, dtype=at_least_float32(inputs.x.dtype))
-    x, noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs.x, inputs.noise))
-    noise = () if noise is None else (noise,)
-    zx = jax.eval_shape(cell.project, params, x)
-    zh = jax.eval_shape(cell.recur, params, carry, *noise)
-    args = jax.eval_shape(wide, (params, zx, zh, carry))
-    transition = jax.make_jaxpr(cell.transition)(*args, *noise).jaxpr
-    readout = jax.make_jaxpr(cell.readout)(params, carry).jaxpr
-
-    count = len(jax.tree.leaves(params))
-    z_vars = transition.invars[count : count + 2]
-    readers = [eqn for eqn in transition.eqns if _any_of(z_vars, eqn.invars)]
-    additive = (
-        [eqn.primitive.name for eqn in readers] == ["add"]
-        and all(_any_of([var], readers[0].invars) for var in z_vars)
-        and not _any_of(z_vars, transition.outvars)
-    )
-    local_params = any(
-        _any_of(jaxpr.invars[:count], [*jaxpr.outvars, *(var for eqn in jaxpr.eqns for var in eqn.invars)])
-        for jaxpr in (transition, readout)
-    )
-    return additive, local_params
-
-
-def _any_of(some: list[Any], others: list[Any]) -> bool:
-    return any(one is other for one in some for other in others)

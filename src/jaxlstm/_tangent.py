@@ -6,8 +6,8 @@ A step, without masks and resets, is (z_t the pre-activations, s_t the carry, p 
 
 Its tangent, with d for tangents and J for Jacobians at the values that the forward loop kept, is
 
-    dz_t       = project'(dp, dx_t) + recur'(dp)|s_{t-1}     +  recur(p, ds_{t-1})                          (1), (2)
-    ds_t, dy_t = J_z local dz_t + J_s local ds_{t-1}         +  J_p local dp                                (2), (1)
+    dz_t       = J project (dp, dx_t) + J_p recur dp     (1)     + J_s recur ds_{t-1}                    (2)
+    ds_t, dy_t = J_p local dp                            (1)     + J_z local dz_t + J_s local ds_{t-1}   (2)
 
 All of (1) depends on no other step's tangent, so it is computed for all steps at once, outside any loop: for w_hh it
 is ``H_prev @ dw_hh``, one matmul. What is left, (2), is a scan that is linear in (dz, ds). JAX transposes both: the
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlstm._scan import Inputs, Kept, Plan, forward, join, local, recur, start
+from jaxlstm._scan import Inputs, Kept, Plan, forward, join, local, recur, restart, settle
 from jaxlstm._types import Carry, Params
 
 
@@ -65,15 +65,15 @@ def _tangent(
     @partial(jax.checkpoint, prevent_cse=False)
     def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Array]:
         inputs, kept, dz, share = now
-        dbefore = start(inputs, dinitial, dcarry)
-        dzh = recur(plan, params, dbefore, inputs)
-        dz = dz + dzh.astype(dz.dtype) if plan.additive else (dz[0], dz[1] + dzh)
+        dheld = restart(inputs, dinitial, dcarry)
+        _, dzh = jax.jvp(lambda before: recur(plan, params, before, inputs), (kept.before,), (dheld,))
+        dz = _add(dz, join(plan, jnp.zeros_like(dz.zx, dzh.dtype), dzh))
         _, dout = jax.jvp(
             lambda z, before: local(plan, params, z, before, inputs),
             (_preactivations(plan, params, inputs, kept), kept.before),
-            (dz, dbefore),
+            (dz, dheld),
         )
-        return dout if share is None else _add(dout, share)
+        return settle(inputs, dout if share is None else _add(dout, share), dheld)
 
     return jax.lax.scan(step, dcarry, (inputs, kept, dzs, shares), reverse=plan.reverse, unroll=plan.unroll)
 
@@ -82,7 +82,7 @@ def _batched(plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: 
     """Part (1) for one step: the tangents that no other step's tangent enters."""
     _, dzx = jax.jvp(plan.cell.project, (params, inputs.x), (dparams, dx))
     _, dzh = jax.jvp(lambda p: recur(plan, p, kept.before, inputs), (params,), (dparams,))
-    if not plan.local_params:
+    if not plan.reads.params:
         return join(plan, dzx, dzh), None
     z = _preactivations(plan, params, inputs, kept)
     _, share = jax.jvp(lambda p: local(plan, p, z, kept.before, inputs), (params,), (dparams,))

@@ -30,7 +30,7 @@ class Cell:
     """One recurrence, as four small pieces of mathematics that are pure functions of their arguments:
 
         zx_t    = project(params, x_t)                          all that depends on the input alone
-        zh_t    = recur(params, carry_{t-1})                    linear in the carry
+        zh_t    = recur(params, carry_{t-1})                    the matmul of the carry
         carry_t = transition(params, zx_t, zh_t, carry_{t-1})   gate activations and state transition
         y_t     = readout(params, carry_t)
 
@@ -71,7 +71,7 @@ class Cell:
         return x @ params.w_ih + params.b
 
     def recur(self, params: Params, carry: Carry) -> Array:
-        """zh = h @ w_hh, linear in the carry."""
+        """zh = h @ w_hh."""
         return carry.h @ params.w_hh
 
     def readout(self, params: Params, carry: Carry) -> Array:

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._scan import Inputs, Plan, reads_of_local, select
+from jaxlstm._reads import Reads, reads
+from jaxlstm._scan import Inputs, Plan, select
 from jaxlstm._tangent import recurrence
 from jaxlstm._types import Carry, Cell, Key, Params, cast, cast_like, compute_dtype, fit
 
@@ -123,7 +124,7 @@ def _run(
     params = cast(params, dtype)
     ends_in_reset = None if inputs.reset is None else inputs.reset[:1].any(0)  # T = 0 has none
     inputs = _prepare(inputs, dtype, reverse)
-    plan = Plan(cell, reverse, unroll, False, remat is not True, *reads_of_local(cell, params, initial, inputs))
+    plan = Plan(cell, reverse, unroll, False, remat is not True, _reads(cell, params, initial, inputs))
     run = partial(recurrence, plan, params, initial)
     if remat is None or isinstance(remat, bool):
         carry, ys = run(carry, inputs)
@@ -132,6 +133,11 @@ def _run(
     if reverse and ends_in_reset is not None:
         carry = select(ends_in_reset, initial, carry)
     return carry, ys
+
+
+def _reads(cell: Cell, params: Params, initial: Carry, inputs: Inputs) -> Reads:
+    x, noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs.x, inputs.noise))
+    return reads(cell, params, initial, x, () if noise is None else (noise,))
 
 
 def _prepare(inputs: Inputs, dtype: jnp.dtype, reverse: bool) -> Inputs:

@@ -77,18 +77,22 @@ class GRUCell(Cell):
         )
 
     def recur(self, params: GRUParams, carry: RNNCarry) -> Array:
-        """zh = h @ w_hh; without the part of n for reset before, which is no linear function of h."""
-        columns = None if self.reset_after else 2 * self.hidden_size
-        return carry.h @ params.w_hh[:, :columns]
+        """zh = h @ w_hh, with b_hn on n; for reset before without n, whose matmul waits for r."""
+        size = self.hidden_size
+        if params.b_hn is None:
+            return carry.h @ params.w_hh[:, : 2 * size]
+        b = jnp.concatenate([jnp.zeros(2 * size, params.b_hn.dtype), params.b_hn])
+        return carry.h @ params.w_hh + b
 
     def transition(self, params: GRUParams, zx: Array, zh: Array, carry: RNNCarry) -> RNNCarry:
-        """The gates r and z, the candidate n in the form chosen, and the new h between n and the old h."""
+        """The gates r and z, the candidate n in the form chosen, and h between n and the old h."""
         h, size = carry.h, self.hidden_size
-        zx_rz, zx_n = zx[..., : 2 * size], zx[..., 2 * size :]
-        r, z = jnp.split(self.gate_fn(zx_rz + zh[..., : 2 * size]), 2, axis=-1)
-        if params.b_hn is not None:
-            n = self.activation_fn(zx_n + r * (zh[..., 2 * size :] + params.b_hn))
-        else:  # the reset gate stands between h and its matmul, so this one cannot leave the loop
+        zx_r, zx_z, zx_n = jnp.split(zx, 3, axis=-1)
+        zh_r, zh_z, *zh_n = jnp.split(zh, 3 if self.reset_after else 2, axis=-1)
+        r, z = self.gate_fn(zx_r + zh_r), self.gate_fn(zx_z + zh_z)
+        if self.reset_after:
+            n = self.activation_fn(zx_n + r * zh_n[0])
+        else:
             n = self.activation_fn(zx_n + (r * h) @ params.w_hh[:, 2 * size :])
         return gru_transition(z, n, h)
 
