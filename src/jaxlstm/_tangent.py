@@ -18,6 +18,8 @@ The scan is checkpointed with nothing saveable: else JAX would move the Jacobian
 stack all their parts, where recomputing the gates from z in the backward loop costs little.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -60,7 +62,7 @@ def _tangent(
     dxs: Array,
 ) -> tuple[Carry, Array]:
     """The tangents of the last carry and the outputs: linear in all the arguments that begin with d."""
-    dzs, shares = jax.vmap(partial(_batched, plan, params, dparams))(inputs, kept, dxs)
+    dzs, shares = _all_steps(partial(_batched, plan, params, dparams), inputs, kept, dxs)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Array]:
@@ -87,6 +89,19 @@ def _batched(plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: 
     z = _preactivations(plan, params, inputs, kept)
     _, share = jax.jvp(lambda p: local(plan, p, z, kept.before, inputs), (params,), (dparams,))
     return join(plan, dzx, dzh), share
+
+
+def _all_steps(fn: Callable[..., Any], inputs: Inputs, kept: Kept, dxs: Array) -> Any:
+    """`fn` for all steps at once, time and batch merged into one axis.
+
+    XLA on CPU copies the operands of a matmul that contracts two axes, as the gradient of a weight would over time and
+    batch. Where there are several devices the batch may be sharded, and then merging it would gather it from them all.
+    """
+    if jax.device_count() > 1:
+        return jax.vmap(fn)(inputs, kept, dxs)
+    lead = inputs.x.shape[:-1]
+    merged = jax.tree.map(lambda leaf: leaf.reshape(math.prod(lead), *leaf.shape[len(lead) :]), (inputs, kept, dxs))
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), fn(*merged))
 
 
 def _preactivations(plan: Plan, params: Params, inputs: Inputs, kept: Kept) -> Any:
