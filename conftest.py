@@ -1,0 +1,38 @@
+"""What the tests and the doctests share: the CPU, and what a doctest finds in its namespace."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+
+@pytest.fixture
+def without_x64():
+    """The dtypes that JAX starts with: float32 and int32."""
+    with _disable_x64():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_fresh_interpreter(request, doctest_namespace):
+    """Doctests run as a reader would run them: the three usual imports, float32, standard promotion."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        yield
+        return
+    import jaxlstm  # not above, or it would load before the hook that checks its annotations
+
+    doctest_namespace.update(jax=jax, jnp=jnp, jl=jaxlstm)
+    with _disable_x64(), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _disable_x64():
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(False)
+    from jax.experimental import disable_x64  # jax before 0.8
+
+    return disable_x64()

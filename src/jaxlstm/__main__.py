@@ -1,0 +1,133 @@
+"""The command line: ``jaxlstm train [TASK] --out DIR`` and ``jaxlstm evaluate DIR``."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from jaxlstm.tasks import Recipe, Task
+
+MISTAKE, INTERRUPTED = 2, 130  # exit codes
+
+METAVARS = {str: "NAME", int: "N", float: "X"}
+OPTIONS: dict[str, tuple[type, str]] = {
+    "cell": (str, "lstm, gru, rnn, or all: the three side by side"),
+    "hidden_size": (int, "units of each cell, in each direction"),
+    "layers": (int, "recurrent layers on top of each other"),
+    "dropout": (float, "rate between layers and before the output, in [0, 1)"),
+    "steps": (int, "steps of training"),
+    "batch_size": (int, "sequences a step"),
+    "learning_rate": (float, "of Adam at the start; it falls to 0 as half a cosine"),
+    "seed": (int, "of the first model"),
+    "seeds": (int, "models to train at once, with seeds SEED, SEED + 1, ..."),
+    "evaluate_every": (int, "steps between evaluations"),
+    "length": (int, "steps of each sequence"),
+    "hold_out": (int, "training sequences of each class to evaluate on, in place of the test set"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr."""
+    try:
+        return _run(arguments)
+    except _MistakeError as error:
+        return _say(error, MISTAKE)
+    except KeyboardInterrupt as error:
+        return _say(str(error) or "interrupted", INTERRUPTED)
+
+
+class _MistakeError(Exception):
+    """What a user asked for cannot be done; the message is one sentence."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, without the usage."""
+        raise _MistakeError(f"{message} (see {self.prog} --help)")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        from jaxlstm import tasks
+    except ImportError as error:
+        raise _MistakeError(
+            f"the command line needs the extra 'tasks': pip install 'jaxlstm[tasks]' ({error})"
+        ) from error
+    options = vars(_parser(tasks.TASKS).parse_args(arguments))
+    try:
+        if options.pop("command") == "evaluate":
+            print(tasks.evaluate(options["directory"]))
+        else:
+            _train(tasks, **options)
+    except (tasks.RunError, ImportError) as error:
+        raise _MistakeError(error) from error
+    return 0
+
+
+def _train(tasks: Any, task: str, out: Path, **options: Any) -> None:
+    began = time.perf_counter()
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = _recipe(tasks.TASKS[task].recipe, given)
+    try:
+        print(tasks.train(recipe, out, progress=sys.stderr.isatty()))
+    except KeyboardInterrupt as error:
+        if not str(error):  # before the first step, or the second Ctrl-C
+            raise
+        raise KeyboardInterrupt(f"{error}; its weights are in {out}") from error
+    print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
+
+
+def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
+    """The task's own recipe, with what was given in its place."""
+    for name in given:
+        if getattr(default, name) is None:
+            raise _MistakeError(f"{_flag(name)}: the task {default.task} has no such option")
+    try:
+        return dataclasses.replace(default, **given)
+    except (ValueError, TypeError) as error:
+        name, _, sentence = str(error).partition(":")
+        raise _MistakeError(f"{_flag(name)}:{sentence}") from error
+
+
+def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
+    parser = _Parser(prog="jaxlstm", description="Train recurrent networks on tasks that show what they can do.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    described = "; ".join(f"{name}: {task.help}" for name, task in tasks.items())
+    train = commands.add_parser("train", help="train on a task", description=f"Train on a task. {described}.")
+    train.add_argument(
+        "task",
+        metavar="TASK",
+        nargs="?",
+        choices=list(tasks),
+        default="vowels",
+        help=f"{' or '.join(tasks)} (default: vowels)",
+    )
+    train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
+    for name, (kind, text) in OPTIONS.items():
+        defaults = {task: getattr(tasks[task].recipe, name) for task in tasks}
+        shown = ", ".join(f"{task} {value}" for task, value in defaults.items() if value is not None)
+        train.add_argument(_flag(name), metavar=METAVARS[kind], type=kind, help=f"{text} (default: {shown})")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compute a run's test figure again",
+        description="Load a run's weights and compute its test figure again.",
+    )
+    evaluate.add_argument("directory", metavar="DIR", type=Path, help="the directory of a run")
+    return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _say(sentence: object, code: int) -> int:
+    print(f"jaxlstm: error: {sentence}" if code == MISTAKE else f"jaxlstm: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

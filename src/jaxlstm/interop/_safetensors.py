@@ -1,0 +1,143 @@
+"""Params as a safetensors file: one tensor for each leaf, named by its path, such as ``network.0.forward.w_ih``."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm import _checks
+from jaxlstm._types import Params
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def save_params(path: str | os.PathLike[str], params: Params) -> None:
+    """Write a tree of arrays to a safetensors file.
+
+    The file appears whole or not at all: it is written beside its place and then moved there, over what there was.
+
+    Args:
+      path: the file.
+      params: a tree of arrays. The path of each leaf is its tensor's name: fields, keys and indices joined by dots.
+
+    Raises:
+      ValueError, TypeError: if two leaves would have one name, or a leaf is not an array of numbers.
+      ImportError: if the package safetensors is missing.
+
+    >>> import pathlib, tempfile
+    >>> from jaxlstm.interop import load_params, save_params
+    >>> cell = jl.GRUCell(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_params(pathlib.Path(folder, "gru.safetensors"), params)
+    ...     loaded = load_params(pathlib.Path(folder, "gru.safetensors"), params)
+    >>> bool((loaded.w_hh == params.w_hh).all())
+    True
+    """
+    save = _library().numpy.save
+    data = save({name: _to_numpy(name, leaf) for name, leaf in _named(params).items()}, {"format": "jaxlstm"})
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask())  # temporary files are for their owner alone
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def load_params(path: str | os.PathLike[str], template: Params) -> Params:
+    """Read a safetensors file into a tree like `template`.
+
+    Args:
+      path: the file.
+      template: a tree of arrays, or of their shapes as ``jax.eval_shape(cell.init, key, input_size)`` gives them.
+
+    Returns:
+      The tree, with the file's numbers as JAX arrays.
+
+    Raises:
+      ValueError: if the file is damaged or of another kind, lacks a tensor or holds another one, or a shape or dtype is
+        not that of the template; the message names the file, the tensor, what was expected and what came.
+      FileNotFoundError: if there is no such file.
+      ImportError: if the package safetensors is missing.
+    """
+    library = _library()
+    wanted = _named(template)
+    try:
+        with library.safe_open(os.fspath(path), framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            _check(path, wanted, {n: (_DTYPES.get(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()})
+            leaves = [jnp.asarray(file.get_tensor(name)) for name in wanted]
+    except library.SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)}: damaged, or not a safetensors file ({error})") from error
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _check(path: Any, wanted: dict[str, Any], found: dict[str, tuple[str | None, tuple[int, ...]]]) -> None:
+    """The file's tensors against the template's: names, shapes, dtypes."""
+    name = os.fspath(path)
+    if missing := sorted(set(wanted) - set(found)):
+        _checks.reject(name, f"a tensor {missing[0]!r}", f"none of that name among {len(found)} tensors")
+    if extra := sorted(set(found) - set(wanted)):
+        _checks.reject(name, f"only the {len(wanted)} tensors of the template", f"also {extra[0]!r}")
+    for tensor, leaf in wanted.items():
+        dtype, shape = found[tensor]
+        if shape != leaf.shape:
+            _checks.reject(f"{name}: {tensor}", f"shape {leaf.shape}", shape)
+        if dtype != str(leaf.dtype):
+            _checks.reject(f"{name}: {tensor}", f"dtype {leaf.dtype}", dtype)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by the path that leads to them."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in named:
+            _checks.reject("params", "leaves with different names", f"two named {name!r}")
+        named[name] = leaf
+    return named
+
+
+def _to_numpy(name: str, leaf: Any) -> np.ndarray:
+    if not hasattr(leaf, "dtype") or str(leaf.dtype) not in _DTYPES.values():
+        _checks.reject(f"params: {name}", "an array of numbers", _checks.describe(leaf), TypeError)
+    return np.asarray(leaf, order="C")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _library() -> Any:
+    """The package safetensors, which only this file needs."""
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("weights files need the package safetensors: pip install 'jaxlstm[tasks]'") from error
+    return safetensors

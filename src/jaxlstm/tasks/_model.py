@@ -1,0 +1,59 @@
+"""The model of every task: a recurrent network, its outputs pooled over time, and a linear head."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxlstm._layers import Network
+from jaxlstm._scan import select
+from jaxlstm._types import Key, Params
+
+
+class HeadParams(NamedTuple):
+    """``w [H, C]``, ``b [C]``."""
+
+    w: Float[Array, "H C"]
+    b: Float[Array, "C"]
+
+
+class ModelParams(NamedTuple):
+    """Params of the network and of the linear head on it."""
+
+    network: Params
+    head: HeadParams
+
+
+def init_model(network: Network, key: Key, input_size: int, outputs: int) -> ModelParams:
+    """Draw initial params; the head as Glorot & Bengio 2010, its bias 0."""
+    network_key, head_key = jax.random.split(key)
+    w = jax.nn.initializers.glorot_uniform()(head_key, (network.output_size, outputs), jnp.float32)
+    return ModelParams(
+        network=network.init(network_key, input_size), head=HeadParams(w=w, b=jnp.zeros(outputs, jnp.float32))
+    )
+
+
+def max_pool(ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"]) -> Float[Array, "*batch H"]:
+    """The largest output of each unit over each sequence's own steps; 0 for a sequence of none.
+
+    >>> from jaxlstm.tasks._model import max_pool
+    >>> max_pool(jnp.array([[[-2.0]], [[-1.0]], [[0.0]]]), jnp.array([2]))
+    Array([[-1.]], dtype=float32)
+    """
+    valid = jnp.arange(ys.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape)) < lengths
+    pooled = jnp.max(select(valid, ys, jnp.full_like(ys, -jnp.inf)), axis=0)
+    return select(lengths > 0, pooled, jnp.zeros_like(pooled))
+
+
+def dropout(key: Key | None, h: Float[Array, "..."], rate: float) -> Float[Array, "..."]:
+    """Zero each unit with probability `rate` and divide the others by 1 - rate; without a key, nothing."""
+    if key is None or not rate:
+        return h
+    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), h.shape)
+    return jnp.where(keep, h / (1 - rate), jnp.zeros_like(h))
+
+
+def linear(params: HeadParams, h: Float[Array, "*batch H"]) -> Float[Array, "*batch C"]:
+    """h @ w + b."""
+    return h @ params.w + params.b

@@ -1,0 +1,97 @@
+"""A run's directory: what is in it, how it comes to be, and how it is read back."""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlstm import _checks, interop
+from jaxlstm._types import Params
+from jaxlstm.tasks._task import Recipe
+
+CONFIG, METRICS, LEARNING_CURVE = "config.json", "metrics.csv", "learning_curve.png"
+
+
+class RunError(Exception):
+    """A run's directory is not what was asked for; the message is a sentence for the user."""
+
+
+def weights_path(directory: Path, cell: str, seed: int) -> Path:
+    """Where the weights of one model are."""
+    return directory / f"weights_{cell}_seed{seed}.safetensors"
+
+
+def create(directory: Path, recipe: Recipe, version: str) -> None:
+    """Make the directory, with its config.json.
+
+    Raises:
+      RunError: if it holds a run already, or cannot be made.
+    """
+    refuse_existing(directory)
+    config = dataclasses.asdict(recipe) | {
+        "versions": {"jaxlstm": version, "jax": jax.__version__, "python": platform.python_version()}
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / CONFIG).open("x") as file:  # x: should two begin at once, one of them stops here
+            file.write(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written to: {error.strerror}") from error
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raise RunError where a run's files lie already, so that none is ever overwritten, or where none can lie."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise RunError(f"{directory} cannot be written to: {nearest} is not a directory that takes files")
+    for pattern in (CONFIG, METRICS, "*.safetensors", "*.png"):
+        if found := sorted(directory.glob(pattern)):
+            raise RunError(f"{directory} already holds a run ({found[0].name}); choose another directory")
+
+
+def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
+    """The recipe in config.json, which has the same options as its task's default.
+
+    Raises:
+      RunError: if there is none, or it makes no sense.
+    """
+    path = directory / CONFIG
+    try:
+        config: Any = json.loads(path.read_text())
+        recipe = Recipe(**{name: value for name, value in config.items() if name != "versions"})
+        _check_options(recipe, defaults)
+    except OSError as error:
+        raise RunError(f"{directory} holds no run: {CONFIG} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return recipe
+
+
+def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
+    """A recipe's task exists, and has those of the options that only some tasks have."""
+    if recipe.task not in defaults:
+        _checks.reject("task", f"one of {', '.join(defaults)}", repr(recipe.task))
+    for name in ("length", "hold_out"):
+        value = getattr(recipe, name)
+        if (value is None) != (getattr(defaults[recipe.task], name) is None):
+            _checks.reject(name, f"what the task {recipe.task} has", value)
+
+
+def read_weights(directory: Path, cell: str, seed: int, template: Params) -> Params:
+    """The weights of one model.
+
+    Raises:
+      RunError: if they are missing or damaged, or are those of another model.
+    """
+    path = weights_path(directory, cell, seed)
+    try:
+        return interop.load_params(path, template)
+    except FileNotFoundError as error:
+        raise RunError(f"{directory} holds no weights of the {cell} with seed {seed} ({path.name})") from error
+    except ValueError as error:
+        raise RunError(str(error)) from error

@@ -1,0 +1,119 @@
+"""What a task is made of: a recipe (numbers a user may change) and the problem that it leads to."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlstm import _checks
+from jaxlstm._layers import Network
+from jaxlstm._types import Cell
+from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
+from jaxlstm.tasks._model import ModelParams
+
+CELLS: dict[str, Callable[[int], Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
+LARGEST_SEED = 2**31 - 1  # keys are made from 32-bit integers where x64 is off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run. What a task has no use for is None.
+
+    Args:
+      task: its name; `jaxlstm.tasks.TASKS` has them all.
+      cell: a name in `CELLS`, or "all" for one model of each, trained side by side.
+      hidden_size: H of each cell, in each direction.
+      layers: recurrent layers on top of each other.
+      dropout: the rate between layers and before the head.
+      steps: of training.
+      batch_size: sequences a step.
+      learning_rate: of Adam, at the start; it falls to 0 as half a cosine.
+      seed: of the first model.
+      seeds: how many models to train at once, with seeds seed, seed + 1, ...; each as it would be alone, to rounding.
+      evaluate_every: in steps.
+      length: steps of a sequence, where the task generates them.
+      hold_out: training sequences of each class to keep back and evaluate on; 0 to evaluate on the test set.
+
+    Raises:
+      ValueError, TypeError: if a value has no meaning; the message begins with the field's name.
+    """
+
+    task: str
+    cell: str
+    hidden_size: int
+    layers: int
+    dropout: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    seeds: int
+    evaluate_every: int
+    length: int | None = None
+    hold_out: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cell not in (*CELLS, "all"):
+            _checks.reject("cell", f"one of {', '.join(CELLS)}, all", repr(self.cell))
+        for name in ("hidden_size", "layers", "steps", "batch_size", "seeds", "evaluate_every"):
+            _checks.check_size(name, getattr(self, name))
+        _checks.check_rate("dropout", self.dropout)
+        _checks.check_number("learning_rate", self.learning_rate)
+        if self.learning_rate <= 0:
+            _checks.reject("learning_rate", "a positive number", self.learning_rate)
+        _check_range("seed", self.seed, 0, LARGEST_SEED)
+        if self.length is not None:
+            _check_range("length", self.length, 2, 1_000_000)
+        if self.hold_out is not None:
+            _check_range("hold_out", self.hold_out, 0, 29)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The names of the cells to train."""
+        return tuple(CELLS) if self.cell == "all" else (self.cell,)
+
+
+def _check_range(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        _checks.reject(name, f"an int in {low}..{high}", _checks.describe(value), TypeError)
+    if not low <= value <= high:
+        _checks.reject(name, f"an int in {low}..{high}", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A task's data and what to do with it, once the recipe is known.
+
+    Args:
+      input_size: features of a step of the input.
+      outputs: features of the model's output.
+      network: the network around a cell.
+      batches: of one seed, without end; None yields where the loss draws its batch from its key.
+      loss: ``(network, params, batch, key) -> (loss, metrics)`` for one batch.
+      predict: ``(network, params) -> predictions`` for all the test sequences.
+      score: predictions to the test figure.
+      figure: what `score` computes, in words.
+      baseline: a figure to compare with, and its name.
+      picture: draws the predictions that the first seed's models, by the names of their cells, make.
+    """
+
+    input_size: int
+    outputs: int
+    network: Callable[[Cell], Network]
+    batches: Callable[[int], Iterator[Any]]
+    loss: Callable[[Network, ModelParams, Any, Any], tuple[Any, dict[str, Any]]]
+    predict: Callable[[Network, ModelParams], Any]
+    score: Callable[[Any], Any]
+    figure: str
+    baseline: tuple[str, float] | None
+    picture: Callable[[Path, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task: its own recipe, what a recipe leads to, one line of help, and its picture of predictions' name."""
+
+    recipe: Recipe
+    problem: Callable[[Recipe], Problem]
+    help: str
+    picture_name: str

@@ -1,0 +1,183 @@
+"""Train and evaluate the models of a run: one for each cell and each seed, all at once."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import jaxlstm
+from jaxlstm._layers import Network
+from jaxlstm._types import Key
+from jaxlstm.interop import save_params
+from jaxlstm.tasks import _adding, _pictures, _run, _vowels
+from jaxlstm.tasks._model import ModelParams, init_model
+from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
+from jaxlstm.training import TrainState, fit, init_state, make_train_step
+from jaxlstm.training._optimizers import GradientTransformation, clipped_adam, per_model
+from jaxlstm.training._step import LossFn
+
+TASKS: dict[str, Task] = {task.recipe.task: task for task in (_vowels.TASK, _adding.TASK)}
+
+Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
+
+
+def train(recipe: Recipe, directory: Path, *, progress: bool = False) -> str:
+    """Train the recipe's models and leave the run in a directory.
+
+    Args:
+      recipe: what to train.
+      directory: gets config.json, metrics.csv, the weights, and two pictures.
+      progress: show a bar.
+
+    Returns:
+      The test figures, a line for each cell.
+
+    Raises:
+      RunError: if the directory holds a run already; nothing is written then.
+      KeyboardInterrupt: after Ctrl-C; the weights of the last finished step are saved.
+    """
+    _run.refuse_existing(directory)
+    _require("safetensors", "matplotlib.figure")  # before training, not after it
+    problem, networks = _prepare(recipe)
+    optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
+    step = jax.jit(jax.vmap(make_train_step(_loss(problem, networks), optimizer)), donate_argnums=0)
+    predict = _predictor(problem, networks)
+    state = _initial_state(recipe, problem, networks, optimizer)
+
+    _run.create(directory, recipe, jaxlstm.__version__)
+    state = fit(
+        step,
+        state,
+        _batches(recipe, problem),
+        steps=recipe.steps,
+        evaluate=lambda state: _scores(problem, predict(state.params)),
+        evaluate_every=recipe.evaluate_every,
+        log=directory / _run.METRICS,
+        save=lambda state: _save(recipe, directory, state.params),
+        progress=progress,
+    )
+    predictions = predict(state.params)
+    _pictures.learning_curve(
+        directory / _run.LEARNING_CURVE, directory / _run.METRICS, recipe.cells, problem.figure, problem.baseline
+    )
+    first = {cell: np.asarray(values[0]) for cell, values in predictions.items()}
+    problem.picture(directory / TASKS[recipe.task].picture_name, first)
+    return _report(recipe, problem, predictions)
+
+
+def evaluate(directory: Path) -> str:
+    """Load a run's models and compute its test figures again: the lines that `train` returned.
+
+    Raises:
+      RunError: if the directory holds no run, or one that is damaged.
+    """
+    recipe = _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
+    problem, networks = _prepare(recipe)
+    models = {}
+    for cell, network in networks.items():
+        template = jax.eval_shape(_init(problem, network), jax.random.key(0))
+        models[cell] = _stack([_run.read_weights(directory, cell, seed, template) for seed in _seeds(recipe)])
+    return _report(recipe, problem, _predictor(problem, networks)(models))
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(f"tasks need the package {package}: pip install 'jaxlstm[tasks]'") from error
+
+
+def _prepare(recipe: Recipe) -> tuple[Problem, dict[str, Network]]:
+    """The problem, and the network of each cell."""
+    problem = TASKS[recipe.task].problem(recipe)
+    return problem, {cell: problem.network(CELLS[cell](recipe.hidden_size)) for cell in recipe.cells}
+
+
+def _seeds(recipe: Recipe) -> range:
+    return range(recipe.seed, recipe.seed + recipe.seeds)
+
+
+def _init(problem: Problem, network: Network) -> Callable[[Key], ModelParams]:
+    return lambda key: init_model(network, key, problem.input_size, problem.outputs)
+
+
+def _initial_state(
+    recipe: Recipe, problem: Problem, networks: dict[str, Network], optimizer: GradientTransformation
+) -> TrainState:
+    """One state for all models, each leaf with an axis of seeds.
+
+    A loop over the seeds: vmapped QR decompositions can leave XLA waiting for ever on a machine with few cores.
+    """
+    states = []
+    for seed in _seeds(recipe):
+        init_key, key = jax.random.split(jax.random.key(seed))
+        keys = {cell: jax.random.fold_in(init_key, index) for index, cell in enumerate(CELLS)}
+        params = {cell: _init(problem, network)(keys[cell]) for cell, network in networks.items()}
+        states.append(init_state(params, optimizer, key))
+    return _stack(states)
+
+
+def _stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _loss(problem: Problem, networks: dict[str, Network]) -> LossFn:
+    """The sum of the cells' losses on the same batch: each one's gradient is its own."""
+
+    def loss(params: Models, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
+        losses, metrics = [], {}
+        for cell, network in networks.items():
+            value, reported = problem.loss(network, params[cell], batch, key)
+            losses.append(value)
+            metrics |= {f"{cell}.{name}": number for name, number in ({"loss": value} | reported).items()}
+        return jnp.sum(jnp.stack(losses)), metrics
+
+    return loss
+
+
+def _predictor(problem: Problem, networks: dict[str, Network]) -> Callable[[Models], Models]:
+    """The function from all models to their predictions: one jitted program, so that numbers repeat exactly."""
+    predict = jax.jit(
+        lambda models: [jax.vmap(partial(problem.predict, network))(models[cell]) for cell, network in networks.items()]
+    )
+    return lambda models: dict(zip(networks, predict(models), strict=True))
+
+
+def _scores(problem: Problem, predictions: Models) -> dict[str, np.ndarray]:
+    """The test figure of each cell's models: ``[S]``."""
+    return {f"{cell}.test": np.stack([problem.score(one) for one in value]) for cell, value in predictions.items()}
+
+
+def _batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
+    """Each seed's batch, stacked."""
+    for batches in zip(*(problem.batches(seed) for seed in _seeds(recipe)), strict=True):
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def _save(recipe: Recipe, directory: Path, models: Models) -> None:
+    """Each model's weights in a file of its own."""
+    for cell, stacked in models.items():
+        for index, seed in enumerate(_seeds(recipe)):
+            params = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
+            save_params(_run.weights_path(directory, cell, seed), params)
+
+
+def _report(recipe: Recipe, problem: Problem, predictions: Models) -> str:
+    """A line for each cell: its test figure, and where there are several seeds their mean and standard deviation."""
+    lines = []
+    for name, scores in _scores(problem, predictions).items():
+        shown = " ".join(f"{score:.5f}" for score in scores)
+        if recipe.seeds > 1:
+            mean, spread = np.mean(scores, dtype=np.float64), np.std(scores, ddof=1, dtype=np.float64)
+            shown = f"{mean:.5f} +- {spread:.5f} (mean and standard deviation of {recipe.seeds} seeds: {shown})"
+        lines.append(f"{name.partition('.')[0]}: {problem.figure} {shown}")
+    if problem.baseline:
+        lines.append("{}: {:.5f}".format(*problem.baseline))
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""JapaneseVowels (Kudo et al. 1999): which of nine men says /ae/? 12 LPC cepstrum channels, 7 to 29 steps.
+
+270 sequences to train on, 370 to test, from the package aeon, where they lie offline.
+
+The recipe was chosen without the test set, within the 270. First with a third of them held out, three times: outputs
+pooled as their mean, last or largest over time; noise, masked steps, masked channels; weight decay. Then by sixfold
+cross-validation, 5 sequences of each speaker held out in turn: noise of 0, 0.3 or 0.6, dropout of 0.3 or 0.5, 64 or 128
+units, 1 or 2 layers, learning rates from 0.003 to 0.01, 300 or 600 steps, label smoothing. What is below got 0.996, the
+others 0.967 to 0.989, and the last output instead of the largest 0.959. ``--hold-out 5`` is the first of the six parts.
+
+The test accuracy that a run logs as it trains is for the eye alone: nothing is chosen or stopped by it.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32
+
+from jaxlstm._layers import Bidirectional, Network, Stack
+from jaxlstm._types import Cell, Key
+from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._model import ModelParams, dropout, linear, max_pool
+from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.training import cross_entropy
+
+SPEAKERS = 9
+PUBLISHED = 0.9541  # MathWorks, "Sequence Classification Using Deep Learning"
+NOISE = 0.3  # standard deviations of the channels, added in training
+
+RECIPE = Recipe(
+    task="vowels",
+    cell="lstm",
+    hidden_size=64,
+    layers=1,
+    dropout=0.3,
+    steps=600,
+    batch_size=27,
+    learning_rate=3e-3,
+    seed=0,
+    seeds=1,
+    evaluate_every=25,
+    hold_out=0,
+)
+
+
+class Sequences(NamedTuple):
+    """Ragged sequences, padded with zeros at the end: ``xs [N, T, 12]``, ``lengths [N]``, ``labels [N]``."""
+
+    xs: Float32[np.ndarray, "N T 12"]
+    lengths: Int32[np.ndarray, "N"]
+    labels: Int32[np.ndarray, "N"]
+
+
+def load(split: str) -> Sequences:
+    """JapaneseVowels as aeon ships it: split "train" or "test", labels 0 to 8, padded to 29 steps."""
+    try:
+        from aeon.datasets import load_japanese_vowels
+    except ImportError as error:
+        raise ImportError("the vowels task needs the package aeon: pip install 'jaxlstm[tasks]'") from error
+    sequences, labels = load_japanese_vowels(split=split)[:2]  # each sequence [channels, steps]
+    lengths = np.array([sequence.shape[1] for sequence in sequences], np.int32)
+    xs = np.zeros((len(sequences), 29, 12), np.float32)
+    for row, sequence, length in zip(xs, sequences, lengths, strict=True):
+        row[:length] = sequence.T
+    return Sequences(xs, lengths, np.asarray(labels).astype(np.int32) - 1)
+
+
+def problem(recipe: Recipe) -> Problem:
+    """The sequences, standardised by those to train on, and a bidirectional classifier."""
+    train, test = _split(recipe.hold_out or 0)
+    train, test = (jax.tree.map(jnp.asarray, s._replace(xs=_standardise(s, by=train))) for s in (train, test))
+
+    def network(cell: Cell) -> Network:
+        return Stack(*[Bidirectional(cell)] * recipe.layers, dropout=recipe.dropout)
+
+    def model(
+        network: Network, params: ModelParams, xs: Array, lengths: Array, key: Key | None = None
+    ) -> Float[Array, "B 9"]:
+        network_key, head_key = (None, None) if key is None else jax.random.split(key)
+        _, ys = network.apply(params.network, jnp.swapaxes(xs, 0, 1), lengths=lengths, key=network_key)
+        return linear(params.head, dropout(head_key, max_pool(ys, lengths), recipe.dropout))
+
+    def loss(network: Network, params: ModelParams, batch: Int[Array, "B"], key: Key) -> tuple[Array, dict[str, Array]]:
+        noise_key, model_key = jax.random.split(key)
+        xs, lengths, labels = (array[batch] for array in train)
+        xs = xs + NOISE * jax.random.normal(noise_key, xs.shape, xs.dtype)
+        logits = model(network, params, xs, lengths, model_key)
+        return cross_entropy(logits, labels), {"accuracy": accuracy(logits, labels)}
+
+    return Problem(
+        input_size=12,
+        outputs=SPEAKERS,
+        network=network,
+        batches=partial(_batches, len(train.labels), recipe.batch_size),
+        loss=loss,
+        predict=lambda network, params: model(network, params, test.xs, test.lengths),
+        score=lambda logits: accuracy(logits, test.labels),
+        figure="accuracy on held-out training sequences" if recipe.hold_out else "test accuracy",
+        baseline=None if recipe.hold_out else ("published, bidirectional LSTM", PUBLISHED),
+        picture=partial(_pictures.confusion_matrix, test.labels),
+    )
+
+
+def accuracy(logits: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, ""]:
+    """The share of sequences whose largest logit is that of the label."""
+    return jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.float32)
+
+
+def _split(hold_out: int) -> tuple[Sequences, Sequences]:
+    """What to train on and what to evaluate on: the published split, or one within the training set."""
+    train = load("train")
+    if not hold_out:
+        return train, load("test")
+    order = np.random.default_rng(100)
+    held = np.concatenate(
+        [order.permutation(np.flatnonzero(train.labels == speaker))[:hold_out] for speaker in range(SPEAKERS)]
+    )
+    kept = np.setdiff1d(np.arange(len(train.labels)), held)
+    return Sequences(*(array[kept] for array in train)), Sequences(*(array[held] for array in train))
+
+
+def _standardise(sequences: Sequences, *, by: Sequences) -> Float32[np.ndarray, "N T 12"]:
+    """Each channel with mean 0 and standard deviation 1 over the steps of `by`; padding stays 0."""
+    steps = by.xs[_valid(by)]
+    return np.where(_valid(sequences)[..., None], (sequences.xs - steps.mean(0)) / steps.std(0), np.float32(0))
+
+
+def _valid(sequences: Sequences) -> np.ndarray:
+    return np.arange(sequences.xs.shape[1]) < sequences.lengths[:, None]
+
+
+def _batches(count: int, batch_size: int, seed: int) -> Iterator[Int32[np.ndarray, "B"]]:
+    """Indices, every sequence once an epoch, in an order of the seed's own; a batch may cross into the next epoch."""
+    order, waiting = np.random.default_rng(seed), np.zeros(0, np.int32)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, order.permutation(count).astype(np.int32)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+TASK = Task(
+    recipe=RECIPE,
+    problem=problem,
+    help="JapaneseVowels, real ragged sequences: a bidirectional classifier of nine speakers",
+    picture_name="confusion_matrix.png",
+)

@@ -1,0 +1,90 @@
+"""One step of gradient descent, jitted."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxlstm import _checks
+from jaxlstm._types import Key, Params
+from jaxlstm.training._state import TrainState, check_optimizer
+
+Metrics = dict[str, Any]  # arrays by name
+LossFn = Callable[[Params, Any, Key], tuple[Any, Any]]  # (params, batch, key) -> (loss, metrics)
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> TrainStep:
+    """Make the function that takes one step, jitted, its state's memory given away (donated).
+
+        key_n = fold_in(key, n)
+        g     = d loss_fn(params, batch, key_n)[0] / d params
+        params, opt_state = the optimizer's update by g        n + 1
+
+    Args:
+      loss_fn: ``(params, batch, key) -> (loss, metrics)``: a floating-point scalar to minimise, and a dict of whatever
+        else should be reported, ``{}`` for nothing.
+      optimizer: the Optax gradient transformation that `init_state` was given.
+
+    Returns:
+      ``train_step(state, batch) -> (state, metrics)``, metrics being "loss", "grad_norm" (the Euclidean norm of g over
+      all params, before the optimizer clips or scales it) and what `loss_fn` reports. The state that went in must not
+      be used again. ``jax.vmap(train_step)`` trains several seeds at once, on a state and batches with a leading axis.
+
+    Raises:
+      ValueError, TypeError: if an argument, or what `loss_fn` returns, does not fit; the message says how.
+
+    >>> import optax
+    >>> from jaxlstm.training import init_state, make_train_step
+    >>> def loss_fn(params, batch, key):
+    ...     return jnp.mean((params["w"] * batch - 3) ** 2), {"w": params["w"]}
+    >>> optimizer = optax.sgd(0.5)
+    >>> train_step = make_train_step(loss_fn, optimizer)
+    >>> state = init_state({"w": jnp.array(0.0)}, optimizer, jax.random.key(0))
+    >>> state, metrics = train_step(state, jnp.ones(4))
+    >>> float(metrics["loss"]), float(metrics["grad_norm"]), float(state.params["w"])
+    (9.0, 6.0, 3.0)
+    """
+    _checks.check_function("loss_fn", loss_fn)
+    check_optimizer(optimizer)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        def loss(params: Params) -> tuple[Array, Metrics]:
+            return _checked(loss_fn(params, batch, jax.random.fold_in(state.key, state.step)))
+
+        (value, reported), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters with floats
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            metrics = {"loss": value, "grad_norm": _norm(gradient), **reported}
+        return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key), metrics
+
+    return train_step
+
+
+def _checked(result: Any) -> tuple[Array, Metrics]:
+    """What a loss function returned, once it is found to be a scalar and a dict."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        _checks.reject("loss_fn", "to return (loss, metrics)", _checks.describe(result), TypeError)
+    loss, reported = result
+    if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
+        _checks.reject("loss_fn", "to return a floating-point loss", _checks.describe(loss), TypeError)
+    if loss.ndim:
+        _checks.reject("loss_fn", "to return a scalar loss (take a mean or a sum)", f"one of shape {loss.shape}")
+    if not isinstance(reported, dict) or not all(isinstance(name, str) for name in reported):
+        _checks.reject("loss_fn", "to return metrics as a dict with str keys", _checks.describe(reported), TypeError)
+    taken = sorted({"loss", "grad_norm"} & set(reported))
+    if taken:
+        _checks.reject("loss_fn", "metrics other than 'loss' and 'grad_norm', which the step reports", taken)
+    return loss, reported
+
+
+def _norm(gradient: Params) -> Array:
+    """|g| = sqrt(sum of squares over all leaves), summed in at least float32."""
+    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(gradient)]
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros((), jnp.float32)))

@@ -1,0 +1,54 @@
+"""The generator of the adding problem."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm.tasks import CELLS, TASKS
+from jaxlstm.tasks._adding import make_batch
+
+XS, TARGETS = jax.tree.map(np.asarray, make_batch(jax.random.key(0), 20_000, 10))
+
+
+def test_shapes_and_dtypes_are_the_same_with_and_without_x64(without_x64):
+    xs, targets = make_batch(jax.random.key(0), 20_000, 10)
+    assert xs.dtype == XS.dtype == targets.dtype == TARGETS.dtype == jnp.float32
+    assert xs.shape == (10, 20_000, 2)
+    np.testing.assert_array_equal(xs, XS)
+
+
+def test_there_is_one_marker_in_each_half_at_every_place_alike():
+    markers = XS[..., 1]
+    assert set(np.unique(markers)) == {0, 1}
+    assert (markers[:5].sum(0) == 1).all()
+    assert (markers[5:].sum(0) == 1).all()
+    np.testing.assert_allclose(markers.mean(1), 0.2, atol=0.02)
+
+
+def test_the_target_is_the_sum_of_the_marked_values():
+    values = XS[..., 0]
+    expected = [values[np.flatnonzero(XS[:, n, 1]), n].sum() for n in range(100)]
+    np.testing.assert_allclose(TARGETS[:100], expected, rtol=1e-6)
+
+
+def test_values_are_uniform_and_a_constant_answer_has_an_error_of_a_sixth():
+    deciles = np.quantile(XS[..., 0], np.linspace(0, 1, 11))
+    np.testing.assert_allclose(deciles, np.linspace(0, 1, 11), atol=0.01)
+    np.testing.assert_allclose(np.mean((TARGETS - 1) ** 2), 1 / 6, rtol=0.03)
+
+
+def test_other_keys_draw_other_sequences():
+    xs, _ = make_batch(jax.random.key(1), 100, 10)
+    assert not (xs == XS[:, :100]).all()
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_the_shortest_sequences(length):
+    xs, targets = make_batch(jax.random.key(0), 7, length)
+    assert (xs[..., 1].sum(0) == 2).all()
+    assert targets.shape == (7,)
+
+
+def test_the_recipe_is_the_same_for_all_cells():
+    assert TASKS["adding"].recipe.cells == tuple(CELLS) == ("rnn", "gru", "lstm")

@@ -1,0 +1,284 @@
+"""Each mistake is a ValueError or TypeError that names the argument, what was expected and what came."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+
+LSTM, GRU, RNN = jl.LSTMCell(4), jl.GRUCell(4), jl.RNNCell(4)
+KEY = jax.random.key(0)
+
+
+def params_of(network, input_size=3):
+    template = jax.eval_shape(lambda: network.init(jax.random.key(0), input_size))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+
+
+def carry_of(cell, *batch):
+    return cell.init_carry(params_of(cell), batch)
+
+
+PARAMS, CARRY = params_of(LSTM), carry_of(LSTM, 2)
+XS = np.zeros((5, 2, 3), np.float32)
+
+
+def unroll(cell=LSTM, params=PARAMS, xs=XS, carry=None, **options):
+    return jl.unroll(cell, params, xs, carry, **options)
+
+
+def step(cell=LSTM, params=PARAMS, carry=CARRY, x=XS[0]):
+    return cell.step(params, carry, x)
+
+
+def init(cell=LSTM, key=KEY, input_size=3, **options):
+    return cell.init(key, input_size, **options)
+
+
+def stack(*layers, params=None, carry=None, **options):
+    network = jl.Stack(*layers)
+    return network.apply(params_of(network) if params is None else params, XS, carry, **options)
+
+
+def both_ways(*cells, params=None, carry=None, **options):
+    network = jl.Bidirectional(*cells)
+    return network.apply(params_of(network) if params is None else params, XS, carry, **options)
+
+
+class Unhashable(jl.RNNCell):
+    __hash__ = None
+
+
+MISTAKES = {
+    # the sequence
+    "xs of one axis": (lambda: unroll(xs=XS[0, 0]), "xs: expected an array [T, *batch, I], got float32[3]"),
+    "xs of other features": (
+        lambda: unroll(xs=XS[..., :2]),
+        "params.w_ih: expected shape (2, 16)",
+        "xs",
+        "got (3, 16)",
+    ),
+    "xs of ints": (lambda: unroll(xs=XS.astype(int)), "xs: expected a floating-point array, got int64[5, 2, 3]"),
+    "xs as a list": (lambda: unroll(xs=XS.tolist()), "xs: expected an array, got [[[", "(list)"),
+    "xs as None": (lambda: unroll(xs=None), "xs: expected an array, got None"),
+    "xs of complex": (lambda: unroll(xs=XS + 0j), "xs: expected a floating-point array, got complex"),
+    "x of no axis": (lambda: step(x=np.float32(1)), "x: expected an array [*batch, I], got float32[]"),
+    "x of another batch": (lambda: step(x=np.zeros((7, 3))), "carry.h: expected shape (7, 4)", "got (2, 4)"),
+    # the carry
+    "carry of another cell": (lambda: unroll(carry=carry_of(GRU, 2)), "carry: expected LSTMCarry, got RNNCarry"),
+    "carry as a tuple": (lambda: unroll(carry=tuple(CARRY)), "carry: expected LSTMCarry, got tuple"),
+    "carry of another batch": (lambda: unroll(carry=carry_of(LSTM, 7)), "carry.h: expected shape (2, 4)", "got (7, 4)"),
+    "carry without its batch": (lambda: unroll(carry=carry_of(LSTM)), "carry.h: expected shape (2, 4)", "got (4,)"),
+    "carry of another size": (
+        lambda: unroll(carry=carry_of(jl.LSTMCell(5), 2)),
+        "carry.h: expected shape (2, 4) for xs of shape (5, 2, 3), got (2, 5)",
+    ),
+    "carry with a list": (lambda: unroll(carry=CARRY._replace(c=[0.0])), "carry", "expected", "got"),
+    "carry of ints": (
+        lambda: unroll(carry=jax.tree.map(lambda c: c.astype(int), CARRY)),
+        "carry.h: expected",
+        "got int",
+    ),
+    "carry in a step": (lambda: step(carry=tuple(CARRY)), "carry: expected LSTMCarry, got tuple"),
+    "no carry in a step": (lambda: step(carry=None), "carry: expected LSTMCarry, got NoneType"),
+    # the params
+    "params as a tuple": (lambda: unroll(params=tuple(PARAMS)), "params: expected LSTMParams, got tuple"),
+    "params of another cell": (lambda: unroll(params=params_of(RNN)), "params: expected LSTMParams, got RNNParams"),
+    "params of the other GRU": (
+        lambda: unroll(GRU, params_of(jl.GRUCell(4, reset_after=False))),
+        "params: expected GRUParams(",
+        "b_hn='float32[4]'), got GRUParams(",
+        "b_hn=None)",
+    ),
+    "w_hh of another shape": (
+        lambda: unroll(params=PARAMS._replace(w_hh=np.zeros((5, 16)))),
+        "params.w_hh: expected shape (4, 16)",
+        "got (5, 16)",
+    ),
+    "params of ints": (
+        lambda: unroll(params=jax.tree.map(lambda p: p.astype(int), PARAMS)),
+        "params.w_ih: expected a floating-point array, got int64[3, 16]",
+    ),
+    "params with a list": (lambda: unroll(params=PARAMS._replace(b=[0.0] * 16)), "params", "expected", "got"),
+    "params of another input size": (
+        lambda: unroll(params=params_of(LSTM, 7)),
+        "params.w_ih: expected shape (3, 16) for 3 input features (the last axis of xs), got (7, 16)",
+    ),
+    # which steps count, and where sequences begin
+    "lengths of floats": (
+        lambda: unroll(lengths=np.ones(2)),
+        "lengths: expected an integer array",
+        "(2,), got float64[2]",
+    ),
+    "negative lengths": (lambda: unroll(lengths=np.array([3, -1])), "lengths: expected values in 0..5", "got -1..3"),
+    "lengths too long": (lambda: unroll(lengths=np.array([3, 6])), "lengths: expected values in 0..5", "got 3..6"),
+    "lengths of another batch": (lambda: unroll(lengths=np.ones(32, int)), "lengths: expected shape (2,), got (32,)"),
+    "lengths as a list": (lambda: unroll(lengths=[3, 5]), "lengths: expected an array, got [3, 5] (list)"),
+    "lengths of bools": (lambda: unroll(lengths=np.ones(2, bool)), "lengths: expected an integer array", "got bool[2]"),
+    "a single length": (lambda: unroll(lengths=3), "lengths: expected shape (2,), got ()"),
+    "mask of ints": (
+        lambda: unroll(mask=np.ones((5, 2), int)),
+        "mask: expected a bool array of shape (5, 2), got int64",
+    ),
+    "mask, batch first": (lambda: unroll(mask=np.ones((2, 5), bool)), "mask: expected shape (5, 2), got (2, 5)"),
+    "mask as a list": (lambda: unroll(mask=[True] * 5), "mask: expected an array, got [True", "(list)"),
+    "reset of ints": (
+        lambda: unroll(reset=np.ones((5, 2), int)),
+        "reset: expected a bool array of shape (5, 2), got int",
+    ),
+    "reset without batch": (lambda: unroll(reset=np.ones(5, bool)), "reset: expected shape (5, 2), got (5,)"),
+    # the other options of unroll
+    "reverse as a word": (lambda: unroll(reverse="yes"), "reverse: expected True or False, got 'yes' (str)"),
+    "remat 0": (lambda: unroll(remat=0), "remat: expected a positive int, got 0"),
+    "remat -1": (lambda: unroll(remat=-1), "remat: expected a positive int, got -1"),
+    "remat 2.5": (lambda: unroll(remat=2.5), "remat: expected None, True or a chunk length", "got 2.5 (float)"),
+    "unroll 0": (lambda: unroll(unroll=0), "unroll: expected a positive int, got 0"),
+    "unroll True": (lambda: unroll(unroll=True), "unroll: expected a positive int, got True (bool)"),
+    "start of a float": (lambda: unroll(start=1.5), "start: expected an integer, got float"),
+    "start of two": (lambda: unroll(start=np.array([0, 1])), "start: expected a single integer, got int64[2]"),
+    "start as None": (lambda: unroll(start=None), "start: expected an array, got None"),
+    "key of a seed": (lambda: unroll(key=0), "key: expected a PRNG key (jax.random.key(seed)), got 0 (int)"),
+    "a batch of keys": (lambda: unroll(key=jax.random.split(KEY)), "key: expected a single PRNG key, got key<fry>[2]"),
+    "the cell's class": (
+        lambda: unroll(jl.LSTMCell),
+        "cell: expected a Cell such as LSTMCell(128) (an instance",
+        "got",
+    ),
+    "a layer as the cell": (lambda: unroll(jl.Layer(LSTM)), "cell: expected a Cell", "got Layer("),
+    "a cell without hash": (
+        lambda: unroll(Unhashable(4), params_of(RNN)),
+        "cell: expected static, hashable",
+        "unhashable",
+    ),
+    # the options of cells
+    "hidden_size 0": (lambda: jl.LSTMCell(0), "hidden_size: expected a positive int, got 0"),
+    "hidden_size -1": (lambda: jl.GRUCell(-1), "hidden_size: expected a positive int, got -1"),
+    "hidden_size 2.5": (lambda: jl.RNNCell(2.5), "hidden_size: expected a positive int, got 2.5 (float)"),
+    "hidden_size True": (lambda: jl.LSTMCell(True), "hidden_size: expected a positive int, got True (bool)"),
+    "forget_bias as a word": (lambda: jl.LSTMCell(4, forget_bias="1"), "forget_bias: expected a number, got '1' (str)"),
+    "forget_bias nan": (lambda: jl.LSTMCell(4, forget_bias=np.nan), "forget_bias: expected a finite number, got nan"),
+    "forget_bias and b_init": (
+        lambda: jl.LSTMCell(4, forget_bias=2.0, b_init=jl.chrono(9)),
+        "forget_bias: expected its default where b_init is given, got 2.0",
+    ),
+    "activation by name": (
+        lambda: jl.RNNCell(4, activation_fn="tanh"),
+        "activation_fn: expected a function, got 'tanh'",
+    ),
+    "gate_fn by name": (lambda: jl.GRUCell(4, gate_fn="sigmoid"), "gate_fn: expected a function, got 'sigmoid' (str)"),
+    "an initialiser's value": (
+        lambda: jl.LSTMCell(4, w_ih_init=0.1),
+        "w_ih_init: expected a function, got 0.1 (float)",
+    ),
+    "reset_after 1": (lambda: jl.GRUCell(4, reset_after=1), "reset_after: expected True or False, got 1 (int)"),
+    "chrono(1)": (lambda: jl.chrono(1), "longest: expected more than 2 steps, got 1"),
+    "chrono in an RNN": (
+        lambda: init(jl.RNNCell(4, b_init=jl.chrono(9))),
+        "b_init: expected an LSTM or a GRU for chrono, got a cell of 1 gates",
+    ),
+    # init
+    "input_size 0": (lambda: init(input_size=0), "input_size: expected a positive int, got 0"),
+    "input_size of a float": (lambda: init(input_size=3.0), "input_size: expected a positive int, got 3.0 (float)"),
+    "no key": (lambda: init(key=None), "key: expected a PRNG key (jax.random.key(seed)), got None"),
+    "a seed for a key": (lambda: init(key=0), "key: expected a PRNG key (jax.random.key(seed)), got 0 (int)"),
+    "keys for a key": (lambda: init(key=jax.random.split(KEY)), "key: expected a single PRNG key, got key<fry>[2]"),
+    "a float for a key": (lambda: init(key=jnp.zeros(2)), "key: expected a PRNG key", "got float64[2]"),
+    "dtype int": (lambda: init(dtype=int), "dtype: expected a floating-point dtype, got <class 'int'>"),
+    "dtype complex": (lambda: init(dtype=complex), "dtype: expected a floating-point dtype, got <class 'complex'>"),
+    "dtype of no sense": (lambda: init(dtype="float23"), "dtype: expected a floating-point dtype, got 'float23'"),
+    "dtype None": (lambda: init(dtype=None), "dtype: expected a floating-point dtype, got None"),
+    "dtype int of a carry": (
+        lambda: LSTM.init_carry(PARAMS, dtype=int),
+        "dtype: expected a floating-point dtype",
+        "int",
+    ),
+    # layers
+    "dropout 1": (lambda: jl.Stack(LSTM, LSTM, dropout=1.0), "dropout: expected a rate in [0, 1), got 1.0"),
+    "dropout -0.1": (lambda: jl.Stack(LSTM, LSTM, dropout=-0.1), "dropout: expected a rate in [0, 1), got -0.1"),
+    "dropout nan": (lambda: jl.Stack(LSTM, LSTM, dropout=np.nan), "dropout: expected a finite number, got nan"),
+    "dropout as a word": (lambda: jl.Stack(LSTM, dropout="0.5"), "dropout: expected a number, got '0.5' (str)"),
+    "an empty stack": (lambda: jl.Stack(), "layers_or_cells: expected at least one cell or layer, got none"),
+    "a stack of a number": (lambda: jl.Stack(LSTM, 4), "layers_or_cells[1]: expected a Cell", "got 4 (int)"),
+    "a stack of a class": (lambda: jl.Stack(jl.LSTMCell), "layers_or_cells[0]: expected a Cell", "an instance", "got"),
+    "a stack of a list": (
+        lambda: jl.Stack([LSTM, LSTM]),
+        "layers_or_cells[0]: expected a Cell",
+        "got [LSTMCell",
+        "(list)",
+    ),
+    "a layer of a layer": (lambda: jl.Layer(jl.Layer(LSTM)), "cell: expected a Cell", "got Layer("),
+    "reverse of a layer": (lambda: jl.Layer(LSTM, reverse="no"), "reverse: expected True or False, got 'no' (str)"),
+    "merge of no sense": (
+        lambda: jl.Bidirectional(LSTM, merge="add"),
+        "merge: expected one of 'concat', 'sum', 'mean', 'mul' or a function of two arrays, got 'add' (str)",
+    ),
+    "merge None": (
+        lambda: jl.Bidirectional(LSTM, merge=None),
+        "merge: expected one of 'concat'",
+        "got None (NoneType)",
+    ),
+    "merge of a list": (lambda: jl.Bidirectional(LSTM, merge=["sum"]), "merge: expected one of", "got ['sum'] (list)"),
+    "sum of two sizes": (
+        lambda: jl.Bidirectional(LSTM, jl.GRUCell(5), merge="sum"),
+        "backward_cell: expected 4 output features for merge='sum', got 5",
+    ),
+    "a backward layer": (
+        lambda: jl.Bidirectional(LSTM, jl.Layer(LSTM)),
+        "backward_cell: expected a Cell such as LSTMCell(128), got Layer(",
+    ),
+    "too few params": (lambda: stack(LSTM, GRU, params=(PARAMS,)), "params: expected a tuple of 2", "got a tuple of 1"),
+    "params in a list": (
+        lambda: stack(LSTM, params=[PARAMS]),
+        "params: expected a tuple of 1",
+        "got [LSTMParams",
+        "(list)",
+    ),
+    "params of one layer": (lambda: stack(LSTM, params=PARAMS), "params: expected a tuple of 1", "got LSTMParams("),
+    "a carry of one layer": (lambda: stack(LSTM, carry=CARRY), "carry: expected a tuple of 1", "got LSTMCarry("),
+    "too many carries": (lambda: stack(LSTM, carry=(CARRY, CARRY)), "carry: expected a tuple of 1", "got a tuple of 2"),
+    "params of one direction": (
+        lambda: both_ways(LSTM, params=PARAMS),
+        "params: expected a tuple of 2",
+        "got LSTMParams(",
+    ),
+    "a carry of one direction": (
+        lambda: both_ways(LSTM, carry=CARRY),
+        "carry: expected a tuple of 2",
+        "got LSTMCarry(",
+    ),
+    "lengths in a stack": (lambda: stack(LSTM, lengths=np.ones(3, int)), "lengths: expected shape (2,), got (3,)"),
+    "a seed in a stack": (lambda: stack(LSTM, key=1), "key: expected a PRNG key", "got 1 (int)"),
+    "no key for a stack": (lambda: init(jl.Stack(LSTM), key=None), "key: expected a PRNG key", "got None"),
+    "input_size of a stack": (lambda: init(jl.Stack(LSTM), input_size=0), "input_size: expected a positive int, got 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_names_argument_expectation_and_what_came(mistake, without_type_hook):
+    make, *sentence = MISTAKES[mistake]
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    message = str(caught.value)
+    assert type(caught.value) in (ValueError, TypeError)
+    assert all(part in message for part in (*sentence, ": expected ", ", got ")), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("mistake", ["lengths of another batch", "mask, batch first", "xs of other features"])
+def test_mistakes_are_found_inside_jit(mistake, without_type_hook):
+    make, argument, *_ = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=argument.partition(":")[0]):
+        jax.jit(make)()
+
+
+def test_the_type_hook_is_on():
+    with pytest.raises(TypeError, match="parameter"):
+        jl.Stack(4)
+
+
+def test_nothing_else_is_a_mistake(without_type_hook):
+    raw = jax.random.PRNGKey(0)
+    assert jl.LSTMCell(np.int64(4)).init(raw, np.int32(3), dtype="bfloat16").b.dtype == jnp.bfloat16
+    unroll(lengths=np.array([0, 5], np.uint8), start=np.int32(7), unroll=np.int64(2), key=raw, remat=True)
+    jl.Stack(LSTM, dropout=np.float32(0.5))

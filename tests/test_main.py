@@ -1,0 +1,311 @@
+"""The command line, in its own process's main(): what it writes, prints, repeats, and refuses."""
+
+import builtins
+import csv
+import dataclasses
+import json
+import re
+import runpy
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxlstm import tasks
+from jaxlstm.__main__ import OPTIONS, main
+
+TINY = ["--hidden-size", "4", "--steps", "3", "--batch-size", "5", "--evaluate-every", "2"]
+RUNS = {
+    "vowels": ["--seeds", "2", "--seed", "3", "--dropout", "0.2"],
+    "adding": ["--length", "5", "--dropout", "0.2"],
+}
+PICTURES = {"vowels": "confusion_matrix.png", "adding": "predictions.png"}
+MODELS = {"vowels": ["lstm_seed3", "lstm_seed4"], "adding": ["gru_seed0", "lstm_seed0", "rnn_seed0"]}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, tmp_path_factory):
+    """A task, its directory, and what training printed."""
+    task = request.param
+    directory = tmp_path_factory.mktemp("runs") / "deep" / task
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr(builtins, "print", lambda *values, **_: printed.append(" ".join(map(str, values))))
+        assert main(["train", task, "--out", str(directory), *TINY, *RUNS[task]]) == 0
+    return task, directory, "\n".join(printed)
+
+
+def say(capsys, *arguments):
+    """Exit code, stdout and stderr of a command line."""
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_run_leaves_its_files(run):
+    task, directory, _ = run
+    weights = [f"weights_{model}.safetensors" for model in MODELS[task]]
+    expected = {"config.json", "metrics.csv", "learning_curve.png", PICTURES[task], *weights}
+    assert {path.name for path in directory.iterdir()} == expected
+    for picture in directory.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_configuration_holds_every_option(run):
+    task, directory, _ = run
+    config = json.loads((directory / "config.json").read_text())
+    assert config.pop("versions").keys() == {"jaxlstm", "jax", "python"}
+    recipe = tasks.Recipe(**config)
+    assert (recipe.task, recipe.hidden_size, recipe.steps, recipe.dropout) == (task, 4, 3, 0.2)
+    assert config.keys() == {field.name for field in dataclasses.fields(tasks.Recipe)}
+
+
+def test_metrics_have_every_step_and_the_test_figures(run):
+    task, directory, _ = run
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    name = {"vowels": "lstm.test.1", "adding": "rnn.test.0"}[task]
+    assert [bool(row[name]) for row in rows] == [True, False, True, True]
+    assert all(float(row["loss.0"]) > 0 for row in rows[1:])
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_evaluate_prints_the_same_figures(run, capsys, request, x64):
+    if not x64:
+        request.getfixturevalue("without_x64")  # what is float32 by intention does not depend on the mode
+    task, directory, printed = run
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    code, out, _ = say(capsys, "evaluate", directory)
+    assert code == 0
+    assert out.splitlines() == printed.splitlines()[:-1]
+    expected = {"vowels": "lstm: test accuracy", "adding": "rnn: test mean squared error"}[task]
+    assert expected in out
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_a_run_is_never_overwritten(run, capsys):
+    task, directory, _ = run
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    code, out, err = say(capsys, "train", task, "--out", directory, *TINY)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"jaxlstm: error: .* already holds a run \(.*\); choose another directory\n", err)
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_a_seed_alone_is_the_same_run_as_among_others(run, tmp_path, capsys):
+    task, directory, _ = run
+    if task != "vowels":
+        pytest.skip("one task is enough")
+    arguments = [*TINY, *RUNS[task], "--seeds", "1", "--seed", "4"]
+    assert say(capsys, "train", task, "--out", tmp_path / "alone", *arguments)[0] == 0
+    template = _template(tasks._run.read_recipe(directory, {"vowels": tasks.TASKS["vowels"].recipe}))
+    both, alone = (tasks._run.read_weights(d, "lstm", 4, template) for d in (directory, tmp_path / "alone"))
+    for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
+        assert abs(a - b).max() < 1e-5
+
+
+def _template(recipe):
+    problem, networks = tasks._train._prepare(recipe)
+    return jax.eval_shape(tasks._train._init(problem, networks["lstm"]), jax.random.key(0))
+
+
+def test_vowels_is_the_default_task_and_can_hold_out_training_sequences(tmp_path, capsys):
+    code, out, _ = say(capsys, "train", "--out", tmp_path / "run", "--cell", "gru", "--hold-out", "1", *TINY)
+    assert code == 0
+    assert out.startswith("gru: accuracy on held-out training sequences 0.")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["task"] == "vowels"
+
+
+MISTAKES = {
+    "no command": ([], "required: COMMAND"),
+    "unknown command": (["predict"], "invalid choice: 'predict'"),
+    "unknown task": (["train", "copying", "--out", "{new}"], "invalid choice: 'copying'"),
+    "no directory": (["train"], "required: --out"),
+    "unknown option": (["train", "--out", "{new}", "--speed=3"], "unrecognized arguments: --speed=3"),
+    "not a number": (["train", "--out", "{new}", "--steps", "many"], "--steps: invalid int value: 'many'"),
+    "unknown cell": (
+        ["train", "--out", "{new}", "--cell", "cnn"],
+        "--cell: expected one of rnn, gru, lstm, all, got 'cnn'",
+    ),
+    "no steps": (["train", "--out", "{new}", "--steps", "0"], "--steps: expected a positive int, got 0"),
+    "no units": (["train", "--out", "{new}", "--hidden-size", "-1"], "--hidden-size: expected a positive int, got -1"),
+    "all dropped": (["train", "--out", "{new}", "--dropout", "1"], "--dropout: expected a rate in [0, 1), got 1.0"),
+    "no rate": (["train", "--out", "{new}", "--learning-rate", "0"], "--learning-rate: expected a positive number"),
+    "infinite rate": (
+        ["train", "--out", "{new}", "--learning-rate", "inf"],
+        "--learning-rate: expected a finite number",
+    ),
+    "negative seed": (["train", "--out", "{new}", "--seed", "-1"], "--seed: expected an int in 0.."),
+    "length of vowels": (["train", "--out", "{new}", "--length", "9"], "--length: the task vowels has no such option"),
+    "too short": (["train", "adding", "--out", "{new}", "--length", "1"], "--length: expected an int in 2.."),
+    "nothing left": (["train", "--out", "{new}", "--hold-out", "30"], "--hold-out: expected an int in 0..29, got 30"),
+    "out is a file": (["train", "--out", "{file}"], "file cannot be written to"),
+    "out is below a file": (["train", "--out", "{file}/run", *TINY], "cannot be written to"),
+    "evaluate nothing": (["evaluate", "{new}"], "holds no run: config.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(arguments, message, tmp_path, capsys, without_type_hook):
+    (tmp_path / "file").write_text("mine")
+    places = {"new": tmp_path / "new", "file": tmp_path / "file"}
+    code, out, err = say(capsys, *(argument.format(**places) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxlstm: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def copy(run, tmp_path):
+    for path in run[1].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path, tmp_path / f"weights_{MODELS[run[0]][-1]}.safetensors"
+
+
+def test_damaged_and_missing_weights_are_named(run, tmp_path, capsys):
+    directory, weights = copy(run, tmp_path)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    code, _, err = say(capsys, "evaluate", directory)
+    assert code == 2
+    assert re.fullmatch(rf"jaxlstm: error: .*{weights.name}: damaged, or not a safetensors file \(.*\)\n", err)
+    weights.unlink()
+    code, _, err = say(capsys, "evaluate", directory)
+    assert code == 2
+    assert re.fullmatch(rf"jaxlstm: error: .* holds no weights of .* \({weights.name}\)\n", err)
+
+
+CONFIGS = {
+    "not JSON": lambda text: text[:-5],
+    "a list": lambda text: "[]",
+    "an unknown option": lambda text: text.replace('"layers"', '"levels"'),
+    "an unknown task": lambda text: re.sub('"task": "[a-z]*"', '"task": "copying"', text),
+    "a wrong size": lambda text: re.sub('"hidden_size": 4', '"hidden_size": "4"', text),
+    "no length": lambda text: re.sub('"(length|hold_out)": [0-9]+', r'"\1": null', text),
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS)
+def test_a_damaged_configuration_is_named(run, tmp_path, capsys, change, without_type_hook):
+    directory, _ = copy(run, tmp_path)
+    config = directory / "config.json"
+    config.write_text(change(config.read_text()))
+    code, _, err = say(capsys, "evaluate", directory)
+    assert code == 2
+    assert err.startswith(f"jaxlstm: error: {config} is damaged: ")
+    assert err.count("\n") == 1
+
+
+def test_weights_of_another_model_are_an_error_that_names_the_tensor(run, tmp_path, capsys):
+    directory, _ = copy(run, tmp_path)
+    config = directory / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 4', '"hidden_size": 6'))
+    code, _, err = say(capsys, "evaluate", directory)
+    assert code == 2
+    assert re.search(r"network\.0\S*: expected shape .*(6|24).*, got .*(4|16)", err)
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("aeon.datasets", []), ("safetensors", []), ("matplotlib.figure", [])]
+)
+def test_a_missing_package_is_a_sentence_that_names_the_extra(monkeypatch, tmp_path, capsys, package, arguments):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = say(capsys, "train", "vowels", "--out", tmp_path / "run", *TINY)
+    assert code == 2
+    assert err.startswith("jaxlstm: error: ")
+    assert "pip install 'jaxlstm[tasks]'" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_optax_the_core_loads_and_the_command_line_says_what_it_needs():
+    code = "import sys; sys.modules['optax'] = None; from jaxlstm.__main__ import main; sys.exit(main(['train']))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert re.fullmatch(r"jaxlstm: error: .*pip install 'jaxlstm\[tasks\]' .*\n", result.stderr)
+
+
+def test_ctrl_c_saves_the_last_finished_step(monkeypatch, tmp_path, capsys):
+    batches = tasks._train._batches
+
+    def interrupted(recipe, problem):
+        for step, batch in enumerate(batches(recipe, problem)):
+            if step == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(tasks._train, "_batches", interrupted)
+    code, _, err = say(
+        capsys, "train", "adding", "--cell", "rnn", "--length", "5", "--layers", "2", "--out", tmp_path / "run", *TINY
+    )
+    assert code == 130
+    assert err == f"jaxlstm: training stopped after step 2; its weights are in {tmp_path / 'run'}\n"
+    assert say(capsys, "evaluate", tmp_path / "run")[0] == 0
+
+
+def test_ctrl_c_before_the_first_step_is_no_traceback(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tasks._train, "_prepare", lambda recipe: signal.raise_signal(signal.SIGINT))
+    code, _, err = say(capsys, "train", "--out", tmp_path / "run")
+    assert (code, err) == (130, "jaxlstm: interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_every_option_and_every_default(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as exit_code:
+        main(["train", "--help"])
+    assert exit_code.value.code == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(tasks.Recipe):
+        if field.name == "task":
+            continue
+        line = next(line for line in shown.splitlines() if line.strip().startswith("--" + field.name.replace("_", "-")))
+        block = shown[shown.index(line) :].split("\n  --")[0]
+        for task in tasks.TASKS.values():
+            value = getattr(task.recipe, field.name)
+            assert value is None or f"{task.recipe.task} {value}" in block
+    assert OPTIONS.keys() == {field.name for field in dataclasses.fields(tasks.Recipe)} - {"task"}
+
+
+def test_python_m_runs_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jaxlstm", "evaluate", "nowhere"])
+    monkeypatch.delitem(sys.modules, "jaxlstm.__main__")
+    with pytest.raises(SystemExit) as exit_code:
+        runpy.run_module("jaxlstm", run_name="__main__")
+    assert exit_code.value.code == 2
+    assert "nowhere holds no run" in capsys.readouterr().err
+
+
+def test_importing_the_library_loads_neither_training_nor_tasks():
+    code = (
+        "import sys, jaxlstm\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('optax', 'aeon', 'matplotlib', 'tqdm', 'safetensors')"
+        " or m.startswith(('jaxlstm.training', 'jaxlstm.tasks', 'jaxlstm.interop'))])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def figures(out):
+    """The figure of each cell: the first number of its line."""
+    return {cell: float(figure) for cell, figure in re.findall(r"^(\w+): \D*(\d\.\d+)", out, re.MULTILINE)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_x64")
+class TestRecipes:
+    """The figures that the documentation promises."""
+
+    def test_vowels(self, tmp_path, capsys):
+        code, out, _ = say(capsys, "train", "vowels", "--seeds", "5", "--out", tmp_path / "run")
+        assert code == 0
+        assert figures(out)["lstm"] >= 0.975
+
+    def test_adding(self, tmp_path, capsys):
+        code, out, _ = say(capsys, "train", "adding", "--out", tmp_path / "run")
+        assert code == 0
+        assert figures(out)["lstm"] < 0.005
+        assert figures(out)["rnn"] > 0.1

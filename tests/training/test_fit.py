@@ -1,0 +1,218 @@
+"""The loop: its log, its evaluations, and every way in which it ends."""
+
+import csv
+import itertools
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlstm.training import fit, init_state, make_train_step
+
+OPTIMIZER = optax.sgd(0.1)
+ONES = itertools.repeat(1.0)
+
+
+def quadratic(params, batch, key):
+    return jnp.sum((params - batch) ** 2), {"params": params}
+
+
+@pytest.fixture
+def train_step():
+    return make_train_step(quadratic, OPTIMIZER)
+
+
+@pytest.fixture
+def state():
+    return init_state(jnp.float32(0), OPTIMIZER, jax.random.key(0))
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_takes_as_many_steps_and_batches_as_asked(train_step, state):
+    batches = iter(range(10))
+    state = fit(train_step, state, (jnp.float32(n) for n in batches), steps=4, progress=False)
+    assert state.step == 4
+    assert next(batches) == 4  # no batch was drawn in vain
+    by_hand = 0.0
+    for n in range(4):
+        by_hand -= 0.1 * 2 * (by_hand - n)
+    np.testing.assert_allclose(state.params, by_hand, rtol=1e-6)
+
+
+def test_the_log_has_a_row_for_each_step(train_step, state, tmp_path):
+    fit(train_step, state, ONES, steps=3, log=tmp_path / "log.csv", progress=False)
+    rows = read(tmp_path / "log.csv")
+    assert list(rows[0]) == ["step", "grad_norm", "loss", "params"]
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    np.testing.assert_allclose([float(row["params"]) for row in rows], [0, 0.2, 0.36], rtol=1e-6)
+    np.testing.assert_allclose([float(row["loss"]) for row in rows], [1, 0.64, 0.4096], rtol=1e-6)
+    assert rows[1]["params"] == "0.2"  # as many digits as float32 has
+
+
+def test_log_every_thins_the_rows_but_not_the_evaluations(train_step, state, tmp_path):
+    options = {"log": tmp_path / "log.csv", "log_every": 4, "evaluate": lambda state: {"score": 1}, "evaluate_every": 3}
+    fit(train_step, state, ONES, steps=10, progress=False, **options)
+    rows = read(tmp_path / "log.csv")
+    assert [row["step"] for row in rows] == ["0", "3", "4", "6", "8", "9", "10"]
+    assert [row["step"] for row in rows if row["score"]] == ["0", "3", "6", "9", "10"]
+
+
+@pytest.mark.parametrize(("every", "expected"), [(None, [0, 7]), (3, [0, 3, 6, 7]), (7, [0, 7]), (100, [0, 7])])
+def test_evaluation_comes_first_every_n_steps_and_last(train_step, state, every, expected):
+    seen = []
+
+    def evaluate(state):
+        seen.append(int(state.step))
+        return {"score": state.params}
+
+    fit(train_step, state, ONES, steps=7, evaluate=evaluate, evaluate_every=every, progress=False)
+    assert seen == expected
+
+
+def test_arrays_have_a_column_for_each_number(state, train_step, tmp_path):
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    many = jax.vmap(train_step)
+    evaluate = lambda state: {"both": state.params}  # noqa: E731
+    batches = itertools.repeat(jnp.array([1.0, 2.0], jnp.float32))
+    states = fit(many, states, batches, steps=2, evaluate=evaluate, log=tmp_path / "log.csv", progress=False)
+    first, *_, last = read(tmp_path / "log.csv")
+    assert list(last)[1:] == [f"{name}.{i}" for name in ("grad_norm", "loss", "params", "both") for i in (0, 1)]
+    assert first["both.1"] == "0.0"
+    assert first["loss.0"] == ""
+    assert np.float32(last["both.1"]) == states.params[1]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(train_step, state, tmp_path):
+    noisy = make_train_step(lambda p, b, key: (jnp.sum((p - jax.random.normal(key, (), p.dtype)) ** 2), {}), OPTIMIZER)
+    whole = fit(noisy, jax.tree.map(jnp.copy, state), ONES, steps=6, log=tmp_path / "whole.csv", progress=False)
+    parts = fit(noisy, state, ONES, steps=2, log=tmp_path / "parts.csv", progress=False)
+    parts = fit(noisy, parts, ONES, steps=4, log=tmp_path / "parts.csv", progress=False)
+    assert parts.params == whole.params
+    assert (tmp_path / "parts.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+
+def test_a_new_run_begins_its_log_anew_and_a_resumed_one_refuses_another(train_step, state, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("step,other\n1,2\n")
+    with pytest.raises(ValueError, match=r"log: expected a file with the columns .*'grad_norm'.* got .*'other'"):
+        fit(
+            train_step,
+            jax.tree.map(jnp.copy, state)._replace(step=jnp.int32(1)),
+            ONES,
+            steps=1,
+            log=log,
+            progress=False,
+        )
+    assert "other" in log.read_text()
+    fit(train_step, state, ONES, steps=1, log=log, progress=False)
+    assert "other" not in log.read_text()
+
+
+def test_save_is_called_once_with_the_last_state(train_step, state):
+    saved = []
+    after = fit(train_step, state, ONES, steps=3, save=saved.append, progress=False)
+    assert len(saved) == 1
+    assert saved[0] is after
+
+
+def test_the_bar_shows_the_loss(train_step, state, capsys):
+    fit(train_step, state, ONES, steps=30)
+    shown = capsys.readouterr().err
+    assert "30/30" in shown
+    assert "loss " in shown
+
+
+def test_too_few_batches_are_an_error_that_says_how_many_came_and_saves(train_step, state, tmp_path):
+    saved = []
+    batches = [jnp.float32(1)] * 5
+    with pytest.raises(ValueError, match=r"batches: expected 8 of them \(steps\), got only 5"):
+        fit(train_step, state, batches, steps=8, save=saved.append, log=tmp_path / "log.csv", progress=False)
+    assert saved[0].step == 5
+    assert len(read(tmp_path / "log.csv")) == 5
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("where", ["batch", "step", "evaluation"])
+    def test_the_running_step_is_finished_and_saved(self, train_step, state, tmp_path, where):
+        saved = []
+
+        def interrupt_at(place, step):
+            if place == where and step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        def batches():
+            for step in itertools.count():
+                interrupt_at("batch", step)
+                yield jnp.float32(1)
+
+        def step(state, batch):
+            interrupt_at("step", int(state.step))
+            return train_step(state, batch)
+
+        def evaluate(state):
+            interrupt_at("evaluation", int(state.step) - 1)
+            return {"score": 0}
+
+        before = signal.getsignal(signal.SIGINT)
+        options = {"evaluate": evaluate, "evaluate_every": 1, "log": tmp_path / "log.csv"}
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+            fit(step, state, batches(), steps=100, save=saved.append, progress=False, **options)
+        assert len(saved) == 1
+        assert saved[0].step == 3
+        assert not saved[0].params.is_deleted()
+        assert [row["step"] for row in read(tmp_path / "log.csv")] == ["0", "1", "2", "3"]
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_a_second_one_does_not_wait(self, train_step, state):
+        saved = []
+
+        def batches():
+            yield jnp.float32(1)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the second Ctrl-C should have ended this")
+
+        before = signal.getsignal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            fit(train_step, state, batches(), steps=100, save=saved.append, progress=False)
+        assert not saved
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_one_at_the_last_step_still_stops_the_caller(self, train_step, state):
+        saved = []
+
+        def batches():
+            yield jnp.float32(1)
+            signal.raise_signal(signal.SIGINT)
+            yield jnp.float32(1)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(train_step, state, batches(), steps=2, save=saved.append, progress=False)
+        assert saved[0].step == 2
+
+    def test_other_threads_leave_the_handler_alone(self, train_step, state):
+        result = []
+        thread = threading.Thread(target=lambda: result.append(fit(train_step, state, ONES, steps=3, progress=False)))
+        thread.start()
+        thread.join()
+        assert result[0].step == 3
+
+
+@pytest.mark.parametrize("option", ["steps", "evaluate_every", "log_every"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_options_without_meaning_are_named(train_step, state, option, value):
+    with pytest.raises(ValueError, match=f"{option}: expected a positive int, got {value}"):
+        fit(train_step, state, ONES, **{"steps": 1, "progress": False, option: value})
+
+
+def test_an_evaluation_may_not_hide_a_metric(train_step, state):
+    with pytest.raises(ValueError, match=r"evaluate: expected names .* got \['loss'\]"):
+        fit(train_step, state, ONES, steps=1, evaluate=lambda state: {"loss": 1}, progress=False)
