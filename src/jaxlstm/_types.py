@@ -78,11 +78,11 @@ class Cell:
         """y = h."""
         return carry.h
 
-    def draw(self, key: Key, time: Array, batch_shape: tuple[int, ...]) -> Any:
-        """What the step at this absolute time draws at random in training: nothing.
+    def draw(self, key: Key, time: Array, carry: Carry) -> Any:
+        """What the step at this absolute time draws at random in training, for a carry of these shapes: nothing.
 
         A cell that returns arrays here is given them as one more argument of `recur` and of `transition`, in training
-        alone.
+        alone. They are constants to a derivative.
         """
         return None
 

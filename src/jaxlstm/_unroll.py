@@ -80,7 +80,8 @@ def unroll(
     noise = None
     if key is not None:
         times = jnp.asarray(start) + jnp.arange(steps, dtype=jnp.asarray(start).dtype)
-        noise = jax.vmap(lambda time: cell.draw(key, time, tuple(batch)))(times)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial)
+        noise = jax.vmap(lambda time: cell.draw(key, time, shapes))(times)
     return _run(
         params,
         initial,

@@ -2,6 +2,8 @@
 
 from jaxlstm.cells._gru import GRUCell, GRUParams
 from jaxlstm.cells._lstm import Gates, LSTMCarry, LSTMCell, LSTMParams, lstm_gates, lstm_transition
+from jaxlstm.cells._lstm_variants import LSTMNormParams, LSTMVariantCell, LSTMVariantParams
+from jaxlstm.cells._regularize import RecurrentDropout, Zoneout
 from jaxlstm.cells._rnn import RNNCell, RNNParams
 
 __all__ = [
@@ -10,9 +12,14 @@ __all__ = [
     "Gates",
     "LSTMCarry",
     "LSTMCell",
+    "LSTMNormParams",
     "LSTMParams",
+    "LSTMVariantCell",
+    "LSTMVariantParams",
     "RNNCell",
     "RNNParams",
+    "RecurrentDropout",
+    "Zoneout",
     "lstm_gates",
     "lstm_transition",
 ]
