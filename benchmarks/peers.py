@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where torch and onnxruntime run here
 
-import common
-import implementations as impl
 import jax
 import numpy as np
+
+import common
+import implementations as impl
 from implementations import Implementation, Size
 from report import FLOOR, OURS, markdown, plot
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
-from implementations import Size
 
+import common
 import jaxlstm as jl
+from implementations import Size
 
 BASE = Size(B=8, T=256, I=128, H=128)
 SWEEPS = {

@@ -117,6 +117,8 @@ ORDER = [
     "cells._rnn",
     "cells._lstm",
     "cells._gru",
+    "cells._lstm_variants",
+    "cells._regularize",
     "cells",
     "_reads",
     "_scan",
