@@ -1,8 +1,9 @@
 """The command line, in its own process's main(): what it writes, prints, repeats, and refuses."""
 
-import builtins
+import contextlib
 import csv
 import dataclasses
+import io
 import json
 import re
 import runpy
@@ -30,11 +31,9 @@ def run(request, tmp_path_factory):
     """A task, its directory, and what training printed."""
     task = request.param
     directory = tmp_path_factory.mktemp("runs") / "deep" / task
-    with pytest.MonkeyPatch.context() as patch:
-        printed = []
-        patch.setattr(builtins, "print", lambda *values, **_: printed.append(" ".join(map(str, values))))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["train", task, "--out", str(directory), *TINY, *RUNS[task]]) == 0
-    return task, directory, "\n".join(printed)
+    return task, directory, printed.getvalue()
 
 
 def say(capsys, *arguments):

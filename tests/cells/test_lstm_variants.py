@@ -186,7 +186,6 @@ def test_dtypes(dtype):
         ({"gate_fn": 3}, "gate_fn: expected a function, got 3"),
         ({"b_init": jl.chrono(9), "forget_bias": 2.0}, "forget_bias: expected its default where b_init is given"),
     ],
-    ids=str,
 )
 @pytest.mark.usefixtures("without_type_hook")
 def test_mistakes_are_named(mistake, message):
