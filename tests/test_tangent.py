@@ -269,6 +269,15 @@ def matmuls(lowered):
     return [found[0], *filter(None, found[1:])]
 
 
+@pytest.mark.parametrize(("platform", "inside"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
+def test_where_the_inputs_are_projected(platform, inside):
+    cell = jl.LSTMCell(3)
+    point, _, _ = problem(cell, 5, (2,), 7)
+    lowered = jax.jit(partial(jl.unroll, cell)).trace(*point).lower(lowering_platforms=(platform,))
+    outside, loop = matmuls(lowered)
+    assert (sum(outside.values()), loop) == (1 - inside, Counter({(2, 12): 1 + inside}))
+
+
 def test_plain_autodiff_has_the_weight_gradient_in_its_loop():
     """What the rule is for, and that `matmuls` would see it."""
     cell = jl.LSTMCell(3)

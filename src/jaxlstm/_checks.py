@@ -65,11 +65,11 @@ def check_rate(name: str, value: object) -> None:
 
 
 def check_remat(value: object) -> None:
-    """`remat` is None or False, True, or a chunk length."""
-    if value is None or isinstance(value, bool):
+    """`remat` is None or False, True, "sqrt" or a chunk length."""
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value == "sqrt"):
         return
     if not isinstance(value, numbers.Integral):
-        reject("remat", "None, True or a chunk length (a positive int)", describe(value), TypeError)
+        reject("remat", "None, True, 'sqrt' or a chunk length (a positive int)", describe(value), TypeError)
     check_size("remat", value)
 
 

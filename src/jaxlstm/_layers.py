@@ -28,7 +28,7 @@ class Options(NamedTuple):
     key: Key | None
     start: ArrayLike
     unroll: int
-    remat: bool | int | None
+    remat: bool | int | str | None
 
 
 class Network:
@@ -59,7 +59,7 @@ class Network:
         key: Key | None = None,
         start: ArrayLike = 0,
         unroll: int = 1,
-        remat: bool | int | None = None,
+        remat: bool | int | str | None = None,
     ) -> tuple[Carry, Float[Array, "T *batch O"]]:
         """Run the network over ``xs [T, *batch, I]``: ``(carry, ys)``. The arguments are those of `jaxlstm.unroll`."""
         _checks.check_options(key=key, start=start, unroll=unroll, remat=remat)

@@ -17,7 +17,6 @@ class Plan(NamedTuple):
     cell: Cell
     reverse: bool
     unroll: int
-    project_first: bool  # all inputs in one matmul before the loop, or each in its own step
     keep_preactivations: bool  # for the derivative, which otherwise computes them again
     reads: Reads
 
@@ -46,15 +45,25 @@ class Kept(NamedTuple):
 
 
 def forward(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Kept]:
-    """Scan the cell: the last carry, the outputs, and what the derivative needs; the compiler drops that if unused."""
-    zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x) if plan.project_first else None
+    """Scan the cell: the last carry, the outputs, and what the derivative needs; the compiler drops that if unused.
+
+    On the CPU each input is projected in its own step, where writing zx for all steps to memory and reading it back is
+    dearer than two small matmuls a step; elsewhere all at once, before a loop that then has one.
+    """
+    inside, first = (partial(_forward, plan, project_first) for project_first in (False, True))
+    return jax.lax.platform_dependent(params, initial, carry, inputs, cpu=inside, default=first)
+
+
+def _forward(
+    plan: Plan, project_first: bool, params: Params, initial: Carry, carry: Carry, inputs: Inputs
+) -> tuple[Carry, Array, Kept]:
+    zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x) if project_first else None
 
     def step(carry: Carry, now: tuple[Inputs, Array | None]) -> tuple[Carry, tuple[Array, Kept]]:
         inputs, zx = now
-        held = restart(inputs, initial, carry)
-        before = (
-            held if inputs.valid is None else select(inputs.valid, held, initial)
-        )  # NaN in a held carry stays there
+        held = before = restart(inputs, initial, carry)
+        if inputs.valid is not None:
+            before = select(inputs.valid, held, initial)  # so that NaN in a carry held reaches no gradient
         z = join(plan, plan.cell.project(params, inputs.x) if zx is None else zx, recur(plan, params, before, inputs))
         after, y = settle(inputs, local(plan, params, z, before, inputs), held)
         return after, (y, Kept(before, z if plan.keep_preactivations else None))

@@ -1,5 +1,6 @@
 """A cell over a whole sequence: preconditions, direction, randomness, rematerialisation. It knows no cell by name."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -28,7 +29,7 @@ def unroll(
     key: Key | None = None,
     start: ArrayLike = 0,
     unroll: int = 1,
-    remat: bool | int | None = None,
+    remat: bool | int | str | None = None,
 ) -> tuple[Carry, Float[Array, "T *batch O"]]:
     """Run a cell over a sequence: ``carry, y_t = cell.step(params, carry, x_t)`` for t = 0 .. T-1.
 
@@ -52,7 +53,8 @@ def unroll(
       start: the absolute time of ``xs[0]``: step t draws from ``start + t``, so that a sequence may be cut anywhere.
       unroll: steps a loop iteration, as in `jax.lax.scan`.
       remat: None keeps what the backward pass needs of every step. True keeps only the carries and computes each step
-        again; a chunk length keeps only the carries between chunks, so that near sqrt(T) memory grows as sqrt(T).
+        again. A chunk length keeps only the carries between chunks; "sqrt" takes the length near sqrt(T), with which
+        memory grows as sqrt(T), but for xs, ys and their gradients.
 
     Returns:
       ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``.
@@ -90,7 +92,7 @@ def unroll(
         cell=cell,
         reverse=reverse,
         unroll=int(unroll),
-        remat=remat if remat is None or isinstance(remat, bool) else int(remat),
+        remat=_chunk_length(remat, steps),
     )
 
 
@@ -108,6 +110,13 @@ def valid_steps(
     return valid
 
 
+def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
+    """`remat` as True, False, or a number of steps."""
+    if isinstance(remat, str):
+        return max(math.isqrt(steps), 1)
+    return bool(remat) if remat is None or isinstance(remat, bool) else int(remat)
+
+
 @partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat"), inline=True)
 def _run(
     params: Params,
@@ -118,16 +127,18 @@ def _run(
     cell: Cell,
     reverse: bool,
     unroll: int,
-    remat: bool | int | None,
+    remat: bool | int,
 ) -> tuple[Carry, Array]:
     """The loop over checked arguments. Jitted with the cell static, so that calls outside jit compile once."""
     dtype = compute_dtype(params, inputs.x.dtype)
     params = cast(params, dtype)
     ends_in_reset = None if inputs.reset is None else inputs.reset[:1].any(0)  # T = 0 has none
     inputs = _prepare(inputs, dtype, reverse)
-    plan = Plan(cell, reverse, unroll, False, remat is not True, _reads(cell, params, initial, inputs))
+    plan = Plan(
+        cell, reverse, unroll, keep_preactivations=remat is not True, reads=_reads(cell, params, initial, inputs)
+    )
     run = partial(recurrence, plan, params, initial)
-    if remat is None or isinstance(remat, bool):
+    if isinstance(remat, bool):
         carry, ys = run(carry, inputs)
     else:
         carry, ys = _in_chunks(run, carry, inputs, remat, reverse)
