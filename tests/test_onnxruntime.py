@@ -40,7 +40,9 @@ def test_one_direction(oracle, sizes, ragged, reverse, seed):
     assert_close(got, (carries[0], ys[:, 0]))
 
 
-@pytest.mark.parametrize("oracle", [LSTM, GRU_AFTER, GRU_BEFORE], ids=["lstm", "gru-after", "gru-before"])
+@pytest.mark.parametrize(
+    "oracle", [LSTM, GRU_AFTER, GRU_BEFORE, RNN_TANH], ids=["lstm", "gru-after", "gru-before", "rnn"]
+)
 @settings(max_examples=4)
 @given(sizes=sizes, ragged=st.booleans(), seed=st.integers(0, 2**32 - 1))
 def test_bidirectional(oracle, sizes, ragged, seed):
