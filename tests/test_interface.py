@@ -124,6 +124,7 @@ ORDER = [
     "_scan",
     "_tangent",
     "_unroll",
+    "_network",
     "_layers",
 ]
 OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__"}

@@ -8,7 +8,8 @@ carry, ys = jl.unroll(cell, params, xs)     # xs [T, *batch, 64] -> ys [T, *batc
 """
 
 from jaxlstm._init import chrono, orthogonal, torch_uniform
-from jaxlstm._layers import Bidirectional, Layer, Network, Stack
+from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._network import Network
 from jaxlstm._types import Cell, RNNCarry
 from jaxlstm._unroll import unroll
 from jaxlstm.cells import (

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlstm._layers import Network, Stack
+from jaxlstm._layers import Stack
+from jaxlstm._network import Network
 from jaxlstm._types import Cell, Key
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._model import ModelParams, dropout, linear

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlstm._layers import Network
+from jaxlstm._network import Network
 from jaxlstm._scan import select
 from jaxlstm._types import Key, Params
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 import jaxlstm
-from jaxlstm._layers import Network
+from jaxlstm._network import Network
 from jaxlstm._types import Key
 from jaxlstm.interop import save_params
 from jaxlstm.tasks import _adding, _pictures, _run, _vowels

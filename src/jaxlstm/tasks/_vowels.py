@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from jaxlstm._layers import Bidirectional, Network, Stack
+from jaxlstm._layers import Bidirectional, Stack
+from jaxlstm._network import Network
 from jaxlstm._types import Cell, Key
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._model import ModelParams, dropout, linear, max_pool
