@@ -40,7 +40,11 @@ def some(*names):
     return pytest.mark.parametrize("cell", [CELLS[name] for name in names], ids=names)
 
 
-every_cell = some(*CELLS)
+every_cell = pytest.mark.parametrize(
+    "cell",
+    # "every option" holds a layer norm too, and those are long programs to compile
+    [pytest.param(cell, id=name, marks=[pytest.mark.slow] * (name == "layer norm")) for name, cell in CELLS.items()],
+)
 
 
 def problem(network, steps=4, batch=(3,), input_size=2, seed=0):
@@ -148,7 +152,13 @@ def test_in_reverse_and_rematerialised(name, remats):
         assert_close(compiled(lambda: derivatives(partial(jl.unroll, cell, **options, remat=remat)))(), want)  # noqa: B023
 
 
-@some("lstm", "every option")
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(CELLS["lstm"], id="lstm"),
+        pytest.param(CELLS["every option"], id="every option", marks=pytest.mark.slow),
+    ],
+)
 def test_under_other_transformations(cell):
     point, tangent, options = problem(cell)
     run, expected = (scalar(partial(f, cell, **options, key=KEY)) for f in (jl.unroll, plain))
