@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,11 +80,7 @@ def unroll(
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
-    noise = None
-    if key is not None:
-        times = jnp.asarray(start) + jnp.arange(steps, dtype=jnp.asarray(start).dtype)
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial)
-        noise = jax.vmap(lambda time: cell.draw(key, time, shapes))(times)
+    noise = None if key is None else _draw(cell, key, jnp.asarray(start), steps, initial)
     return _run(
         params,
         initial,
@@ -108,6 +105,12 @@ def valid_steps(
         within = times < _checks.length_array(lengths, batch_shape, steps).astype(times.dtype)
         valid = within if valid is None else within & valid
     return valid
+
+
+def _draw(cell: Cell, key: Key, start: Array, steps: int, initial: Carry) -> Any:
+    """What the cell draws for each step, from the step's absolute time."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial)
+    return jax.vmap(lambda time: cell.draw(key, time, shapes))(start + jnp.arange(steps, dtype=start.dtype))
 
 
 def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
