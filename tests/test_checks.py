@@ -133,6 +133,7 @@ MISTAKES = {
     "remat 0": (lambda: unroll(remat=0), "remat: expected a positive int, got 0"),
     "remat -1": (lambda: unroll(remat=-1), "remat: expected a positive int, got -1"),
     "remat 2.5": (lambda: unroll(remat=2.5), "remat: expected None, True, 'sqrt' or a", "got 2.5 (float)"),
+    "project_first 1": (lambda: unroll(project_first=1), "project_first: expected None, True or False, got 1 (int)"),
     "remat log": (lambda: unroll(remat="log"), "remat: expected None, True, 'sqrt' or a", "got 'log' (str)"),
     "unroll 0": (lambda: unroll(unroll=0), "unroll: expected a positive int, got 0"),
     "unroll True": (lambda: unroll(unroll=True), "unroll: expected a positive int, got True (bool)"),

@@ -42,7 +42,7 @@ def test_fields(named_tuple, fields):
 
 
 SEQUENCE = "lengths=None, mask=None, reset=None"
-SCAN = "key=None, start=0, unroll=1, remat=None"
+SCAN = "key=None, start=0, unroll=1, remat=None, project_first=None"
 INIT = "self, key, input_size, *, dtype=float32"
 INIT_CARRY = "self, params, batch_shape=(), *, dtype=None"
 SIGNATURES = {

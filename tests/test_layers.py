@@ -169,9 +169,9 @@ def test_batch_order_vmap_and_jit(network):
 
 
 @every_network
-def test_unroll_and_remat_are_handed_down(network):
+def test_options_of_the_loop_are_handed_down(network):
     case = example_for(network)
-    assert_close(run(case, unroll=2, remat=2), run(case))
+    assert_close(run(case, unroll=2, remat=2, project_first=True), run(case))
 
 
 @every_network

@@ -16,35 +16,39 @@ from properties import LearnedStartCell, MinimalGatedCell, weighed, where
 import jaxlstm as jl
 
 KEY = jax.random.key(0)
-H, P = 3, 2
-EVERY_OPTION = jl.LSTMVariantCell(H, peephole=True, coupled=True, projection_size=P, layer_norm=True, clip=0.9)
-CELLS = {
-    "lstm": jl.LSTMCell(H),
-    "gru": jl.GRUCell(H),
-    "gru reset before": jl.GRUCell(H, reset_after=False),
-    "rnn": jl.RNNCell(H),
-    "peephole": jl.LSTMVariantCell(H, peephole=True),
-    "coupled": jl.LSTMVariantCell(H, coupled=True),
-    "projection": jl.LSTMVariantCell(H, projection_size=P),
-    "layer norm": jl.LSTMVariantCell(H, layer_norm=True),
-    "clip": jl.LSTMVariantCell(H, clip=0.5),
-    "zoneout": jl.Zoneout(jl.LSTMCell(H), h=0.3, c=0.4),
-    "dropout": jl.RecurrentDropout(jl.GRUCell(H), 0.4),
-    "every option": jl.RecurrentDropout(jl.Zoneout(EVERY_OPTION, h=0.3, c=0.4), 0.4),
-    "user's": MinimalGatedCell(H),
-    "learned start": LearnedStartCell(H),
-}
 
 
-def some(*names):
-    return pytest.mark.parametrize("cell", [CELLS[name] for name in names], ids=names)
+def cells(hidden_size, projection_size):
+    """Every cell and option."""
+    variant = partial(jl.LSTMVariantCell, hidden_size)
+    every_option = variant(peephole=True, coupled=True, projection_size=projection_size, layer_norm=True, clip=0.9)
+    return {
+        "lstm": jl.LSTMCell(hidden_size),
+        "gru": jl.GRUCell(hidden_size),
+        "gru reset before": jl.GRUCell(hidden_size, reset_after=False),
+        "rnn": jl.RNNCell(hidden_size),
+        "peephole": variant(peephole=True),
+        "coupled": variant(coupled=True),
+        "projection": variant(projection_size=projection_size),
+        "layer norm": variant(layer_norm=True),
+        "clip": variant(clip=0.5),
+        "zoneout": jl.Zoneout(jl.LSTMCell(hidden_size), h=0.3, c=0.4),
+        "dropout": jl.RecurrentDropout(jl.GRUCell(hidden_size), 0.4),
+        "every option": jl.RecurrentDropout(jl.Zoneout(every_option, h=0.3, c=0.4), 0.4),
+        "user's": MinimalGatedCell(hidden_size),
+        "learned start": LearnedStartCell(hidden_size),
+    }
 
 
-every_cell = pytest.mark.parametrize(
-    "cell",
-    # "every option" holds a layer norm too, and those are long programs to compile
-    [pytest.param(cell, id=name, marks=[pytest.mark.slow] * (name == "layer norm")) for name, cell in CELLS.items()],
-)
+CELLS = cells(3, 2)
+
+
+def every_cell(*, quick):
+    """Each cell; all but the quick ones among the slow tests, since these are long programs to compile."""
+    return pytest.mark.parametrize(
+        "cell",
+        [pytest.param(CELLS[name], id=name, marks=[pytest.mark.slow] * (name not in quick)) for name in CELLS],
+    )
 
 
 def problem(network, steps=4, batch=(3,), input_size=2, seed=0):
@@ -128,18 +132,15 @@ def assert_derivatives_are_those_of(expected, run, point, tangent):
     assert_close(got, compiled(partial(first_and_second, expected))(point, tangent))
 
 
-@every_cell
+@every_cell(quick=set(CELLS) - {"layer norm"})  # which "every option" holds too
 def test_every_mode_and_order(cell):
     point, tangent, options = problem(cell)
     run, expected = (partial(f, cell, **options, key=KEY) for f in (jl.unroll, plain))
     assert_derivatives_are_those_of(expected, run, point, tangent)
 
 
-@pytest.mark.parametrize(
-    ("name", "remats"), [("lstm", (None, True, 3)), ("gru reset before", (True,)), ("every option", (3,))]
-)
-def test_in_reverse_and_rematerialised(name, remats):
-    cell = CELLS[name]
+@every_cell(quick=["lstm"])
+def test_in_reverse_under_other_options_of_the_loop(cell):
     point, tangent, options = problem(cell)
     options |= {"reverse": True, "key": KEY}
 
@@ -148,17 +149,11 @@ def test_in_reverse_and_rematerialised(name, remats):
         return jax.jvp(grad, (point,), (tangent,))
 
     want = compiled(lambda: derivatives(partial(plain, cell, **options)))()
-    for remat in remats:
-        assert_close(compiled(lambda: derivatives(partial(jl.unroll, cell, **options, remat=remat)))(), want)  # noqa: B023
+    for loop in {"remat": True}, {"remat": 3}, {"project_first": True, "unroll": 2}:
+        assert_close(compiled(lambda: derivatives(partial(jl.unroll, cell, **options, **loop)))(), want)  # noqa: B023
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        pytest.param(CELLS["lstm"], id="lstm"),
-        pytest.param(CELLS["every option"], id="every option", marks=pytest.mark.slow),
-    ],
-)
+@every_cell(quick=["lstm"])
 def test_under_other_transformations(cell):
     point, tangent, options = problem(cell)
     run, expected = (scalar(partial(f, cell, **options, key=KEY)) for f in (jl.unroll, plain))
@@ -176,14 +171,15 @@ def test_under_other_transformations(cell):
     assert_close(got, compiled(lambda: (transformed(expected), jax.grad(expected)(point)))())
 
 
-@some("lstm", "gru reset before")
+@every_cell(quick=["lstm", "gru reset before"])
 def test_hessian(cell):
-    cell = type(cell)(**{**vars(cell), "hidden_size": 1})
+    (name,) = (name for name, other in CELLS.items() if other is cell)
+    cell = cells(2, 1)[name]
     point, _, options = problem(cell, steps=3, batch=(1,), input_size=1)
     flat, unflatten = jax.flatten_util.ravel_pytree(point)
 
     def hessians(f):
-        loss = scalar(partial(f, cell, **options))
+        loss = scalar(partial(f, cell, **options, key=KEY))
         of_flat = lambda flat: loss(unflatten(flat))  # noqa: E731
         return jax.hessian(of_flat)(flat), jax.jacrev(jax.jacrev(of_flat))(flat), jax.jacfwd(jax.jacfwd(of_flat))(flat)
 
@@ -193,7 +189,7 @@ def test_hessian(cell):
     assert_close(got, got.T)
 
 
-@some("lstm", "gru reset before", "peephole")
+@every_cell(quick=["lstm"])
 def test_finite_differences(cell):
     point, _, options = problem(cell, steps=2, batch=(2,))
     loss = jax.jit(scalar(partial(jl.unroll, cell, **options, key=KEY)))
@@ -279,12 +275,15 @@ def matmuls(lowered):
     return [found[0], *filter(None, found[1:])]
 
 
-@pytest.mark.parametrize(("platform", "inside"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
-def test_where_the_inputs_are_projected(platform, inside):
+@pytest.mark.parametrize(
+    ("platform", "project_first", "inside"),
+    [("cpu", None, 1), ("cuda", None, 0), ("tpu", None, 0), ("cpu", True, 0), ("tpu", False, 1)],
+)
+def test_where_the_inputs_are_projected(platform, project_first, inside):
     cell = jl.LSTMCell(3)
     point, _, _ = problem(cell, 5, (2,), 7)
-    lowered = jax.jit(partial(jl.unroll, cell)).trace(*point).lower(lowering_platforms=(platform,))
-    outside, loop = matmuls(lowered)
+    run = jax.jit(partial(jl.unroll, cell, project_first=project_first))
+    outside, loop = matmuls(run.trace(*point).lower(lowering_platforms=(platform,)))
     assert (sum(outside.values()), loop) == (1 - inside, Counter({(2, 12): 1 + inside}))
 
 
@@ -326,7 +325,7 @@ def test_weight_gradient_of_bfloat16_over_2048_steps():
     assert min(errors["by_plain_autodiff"]) > 0.1
 
 
-@some("lstm", "every option")
+@every_cell(quick=["lstm"])
 def test_lowers_for_every_platform(cell):
     point, _, options = problem(cell, steps=2)
     gradient = compiled(jax.grad(scalar(partial(jl.unroll, cell, **options, key=KEY))))
@@ -335,9 +334,9 @@ def test_lowers_for_every_platform(cell):
     assert_close(exported.call(point), gradient(point))
 
 
-@pytest.mark.parametrize(("name", "reverse"), [("lstm", False), ("every option", True)])
-def test_nan_in_the_padding_reaches_no_gradient(name, reverse):
-    cell = CELLS[name]
+@pytest.mark.parametrize("reverse", [False, True])
+@every_cell(quick=["lstm"])
+def test_nan_in_the_padding_reaches_no_gradient(cell, reverse):
     (params, xs, carry), tangent, options = problem(cell)
     valid = options["mask"] & (jnp.arange(len(xs))[:, None] < options["lengths"])
     loss = scalar(partial(jl.unroll, cell, **options, reverse=reverse, key=KEY))

@@ -64,6 +64,12 @@ def check_rate(name: str, value: object) -> None:
         reject(name, "a rate in [0, 1)", value)
 
 
+def check_project_first(value: object) -> None:
+    """`project_first` is None, True or False."""
+    if value is not None and not isinstance(value, bool):
+        reject("project_first", "None, True or False", describe(value), TypeError)
+
+
 def check_remat(value: object) -> None:
     """`remat` is None or False, True, "sqrt" or a chunk length."""
     if value is None or isinstance(value, bool) or (isinstance(value, str) and value == "sqrt"):
@@ -180,13 +186,14 @@ def check_tuple(name: str, value: object, length: int, what: str) -> None:
         reject(name, f"a tuple of {length} ({what})", f"a tuple of {len(value)}")
 
 
-def check_options(*, key: Any, start: Any, unroll: object, remat: object) -> None:
+def check_options(*, key: Any, start: Any, unroll: object, remat: object, project_first: object) -> None:
     """The options that unroll and every layer share."""
     if key is not None:
         check_key(key)
     check_start(start)
     check_size("unroll", unroll)
     check_remat(remat)
+    check_project_first(project_first)
 
 
 def check_merge(merge: object, names: tuple[str, ...]) -> None:

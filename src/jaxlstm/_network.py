@@ -20,6 +20,7 @@ class Options(NamedTuple):
     start: ArrayLike
     unroll: int
     remat: bool | int | str | None
+    project_first: bool | None
 
 
 class Network:
@@ -51,10 +52,11 @@ class Network:
         start: ArrayLike = 0,
         unroll: int = 1,
         remat: bool | int | str | None = None,
+        project_first: bool | None = None,
     ) -> tuple[Carry, Float[Array, "T *batch O"]]:
         """Run the network over ``xs [T, *batch, I]``: ``(carry, ys)``. The arguments are those of `jaxlstm.unroll`."""
-        _checks.check_options(key=key, start=start, unroll=unroll, remat=remat)
-        options = Options(lengths, mask, reset, key, start, unroll, remat)
+        _checks.check_options(key=key, start=start, unroll=unroll, remat=remat, project_first=project_first)
+        options = Options(lengths, mask, reset, key, start, unroll, remat, project_first)
         return self._apply(params, _checks.float_array("xs", xs, 2, "[T, *batch, I]"), carry, options)
 
     def _apply(self, params: Params, xs: Array, carry: Carry | None, options: Options) -> tuple[Carry, Array]:

@@ -18,6 +18,7 @@ class Plan(NamedTuple):
     reverse: bool
     unroll: int
     keep_preactivations: bool  # for the derivative, which otherwise computes them again
+    project_first: bool | None  # project all inputs before the loop; None: as is best on the platform
     reads: Reads
 
 
@@ -47,9 +48,11 @@ class Kept(NamedTuple):
 def forward(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Kept]:
     """Scan the cell: the last carry, the outputs, and what the derivative needs; the compiler drops that if unused.
 
-    On the CPU each input is projected in its own step, where writing zx for all steps to memory and reading it back is
-    dearer than two small matmuls a step; elsewhere all at once, before a loop that then has one.
+    Unless the plan says where, inputs are projected each in its own step on CPU, where writing zx for all steps to
+    memory and reading it back is dearer than two small matmuls a step; elsewhere all at once, before the loop.
     """
+    if plan.project_first is not None:
+        return _forward(plan, plan.project_first, params, initial, carry, inputs)
     inside, first = (partial(_forward, plan, project_first) for project_first in (False, True))
     return jax.lax.platform_dependent(params, initial, carry, inputs, cpu=inside, default=first)
 

@@ -31,6 +31,7 @@ def unroll(
     start: ArrayLike = 0,
     unroll: int = 1,
     remat: bool | int | str | None = None,
+    project_first: bool | None = None,
 ) -> tuple[Carry, Float[Array, "T *batch O"]]:
     """Run a cell over a sequence: ``carry, y_t = cell.step(params, carry, x_t)`` for t = 0 .. T-1.
 
@@ -56,6 +57,9 @@ def unroll(
       remat: None keeps what the backward pass needs of every step. True keeps only the carries and computes each step
         again. A chunk length keeps only the carries between chunks; "sqrt" takes the length near sqrt(T), with which
         memory grows as sqrt(T), but for xs, ys and their gradients.
+      project_first: where the inputs are projected. True: all before the loop, in one matmul; False: each in its own
+        step, which takes less memory; None: in its step on CPU, before the loop elsewhere. The results are the same
+        but for rounding.
 
     Returns:
       ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``.
@@ -71,7 +75,7 @@ def unroll(
     """
     _checks.check_cell(cell, Cell)
     _checks.check_flag("reverse", reverse)
-    _checks.check_options(key=key, start=start, unroll=unroll, remat=remat)
+    _checks.check_options(key=key, start=start, unroll=unroll, remat=remat, project_first=project_first)
     xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
     steps, *batch, input_size = xs.shape
     params, initial = fit(cell, params, tuple(batch), input_size, xs.dtype, "xs")
@@ -90,6 +94,7 @@ def unroll(
         reverse=reverse,
         unroll=int(unroll),
         remat=_chunk_length(remat, steps),
+        project_first=project_first,
     )
 
 
@@ -120,7 +125,7 @@ def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
     return bool(remat) if remat is None or isinstance(remat, bool) else int(remat)
 
 
-@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat"), inline=True)
+@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first"), inline=True)
 def _run(
     params: Params,
     initial: Carry,
@@ -131,6 +136,7 @@ def _run(
     reverse: bool,
     unroll: int,
     remat: bool | int,
+    project_first: bool | None,
 ) -> tuple[Carry, Array]:
     """The loop over checked arguments. Jitted with the cell static, so that calls outside jit compile once."""
     dtype = compute_dtype(params, inputs.x.dtype)
@@ -138,7 +144,12 @@ def _run(
     ends_in_reset = None if inputs.reset is None else inputs.reset[:1].any(0)  # T = 0 has none
     inputs = _prepare(inputs, dtype, reverse)
     plan = Plan(
-        cell, reverse, unroll, keep_preactivations=remat is not True, reads=_reads(cell, params, initial, inputs)
+        cell,
+        reverse,
+        unroll,
+        keep_preactivations=remat is not True,
+        project_first=project_first,
+        reads=_reads(cell, params, initial, inputs),
     )
     run = partial(recurrence, plan, params, initial)
     if isinstance(remat, bool):
