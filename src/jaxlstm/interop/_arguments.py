@@ -1,0 +1,35 @@
+"""What `save`, `export` and `to_onnx` ask of a network and its params."""
+
+import functools
+from typing import Any
+
+import jax
+
+from jaxlstm import _checks
+from jaxlstm._network import Network
+from jaxlstm._types import Cell, Params
+
+
+def check_network(network: Any, params: Params) -> int:
+    """Check that the params fit the network; the number of input features, which they tell.
+
+    Raises:
+      ValueError, TypeError: if they do not, or the network is neither a cell nor made of layers.
+    """
+    if not isinstance(network, (Cell, Network)):
+        _checks.reject("network", "a cell, a Layer, a Bidirectional or a Stack", _checks.describe(network), TypeError)
+    first = params
+    while type(first) is tuple and first:
+        first = first[0]
+    w_ih = getattr(first, "w_ih", None)
+    if getattr(w_ih, "ndim", None) != 2:
+        _checks.reject("params", f"those of {network}, with a w_ih [I, G] first", _checks.describe(params), TypeError)
+    input_size = int(w_ih.shape[0])  # type: ignore[union-attr]
+    _checks.like_template("params", params, template(network, input_size), f"for {network}")
+    return input_size
+
+
+@functools.lru_cache(maxsize=32)
+def template(network: Cell | Network, input_size: int) -> Params:
+    """The shapes of the network's params."""
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), input_size))

@@ -1,0 +1,148 @@
+"""What an ONNX node means: its cells, params and initial carries, one of each for a direction."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxlstm._types import Carry, Cell, Params, RNNCarry
+from jaxlstm.cells import (
+    GRUCell,
+    GRUParams,
+    LSTMCarry,
+    LSTMCell,
+    LSTMParams,
+    LSTMVariantCell,
+    LSTMVariantParams,
+    RNNCell,
+    RNNParams,
+)
+from jaxlstm.interop._onnx_node import Node
+from jaxlstm.interop._onnx_operators import DEFAULTS, OPERATORS, OnnxFunction, numbers_of, ours
+
+
+def cells(node: Node) -> tuple[Cell, ...]:
+    """A cell for each direction."""
+    functions = _functions(node)
+    each = len(functions) // node.directions
+    return tuple(_cell(node, *functions[start : start + each]) for start in range(0, len(functions), each))
+
+
+def params(node: Node) -> tuple[Params, ...]:
+    """Each direction's params."""
+    return tuple(_params(node, direction) for direction in range(node.directions))
+
+
+def carries(node: Node) -> tuple[Carry, ...]:
+    """Each direction's initial carry, or none if the node has none, or one that is known at run time alone."""
+    names = [place for place in ("initial_h", "initial_c") if place in node.inputs]
+    states = [node.held[place] for place in names if place in node.held]
+    if len(states) < len(names):
+        if states:
+            node.reject("initial_h and initial_c", "both constants or neither", f"{list(node.held)} constant")
+        return ()
+    if not names:
+        return ()
+    return tuple(_carry(node, direction) for direction in range(node.directions))
+
+
+def _cell(node: Node, *functions: OnnxFunction) -> Cell:
+    """The cell of a direction that has these functions: f, g and, of an LSTM, h."""
+    size, clip = node.hidden_size, node.attributes["clip"]
+    if clip is not None and not (clip > 0 and np.isfinite(clip)):
+        node.reject("clip", "a positive number", clip)
+    if node.op_type == "LSTM":
+        f, g, h = functions
+        if g != h:
+            node.reject("activations", "one function for g and h, as our cells have", f"{g.name} and {h.name}")
+        options = {"gate_fn": ours(f), "activation_fn": ours(g)}
+        if "P" not in node.held and not node.coupled and clip is None:
+            return LSTMCell(size, **options)
+        return LSTMVariantCell(size, peephole="P" in node.held, coupled=node.coupled, clip=clip, **options)
+    clipped = [ours(dataclasses.replace(function, clip=clip)) for function in functions]
+    if node.op_type == "GRU":
+        reset_after = bool(node.attributes["linear_before_reset"])
+        return GRUCell(size, reset_after=reset_after, gate_fn=clipped[0], activation_fn=clipped[1])
+    return RNNCell(size, activation_fn=clipped[0])
+
+
+def _params(node: Node, direction: int) -> Params:
+    """W, R, B and P of a direction in our order, transposed, with one bias a gate."""
+    gates = [gate for ours, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and ours == 1)]
+    w_ih, w_hh = (_pack(node.held[place][direction], gates, node.hidden_size).T for place in ("W", "R"))
+    b_w, b_r = _biases(node, direction, gates)
+    weights = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh)}
+    if node.op_type == "GRU" and node.attributes["linear_before_reset"]:
+        kept = 2 * node.hidden_size
+        b = b_w + np.concatenate([b_r[:kept], np.zeros_like(b_r[kept:])])
+        return GRUParams(**weights, b=jnp.asarray(b), b_hn=jnp.asarray(b_r[kept:]))
+    b = jnp.asarray(b_w + b_r)
+    if node.op_type == "GRU":
+        return GRUParams(**weights, b=b, b_hn=None)
+    if node.op_type == "RNN":
+        return RNNParams(**weights, b=b)
+    if isinstance(cells(node)[direction], LSTMCell):
+        return LSTMParams(**weights, b=b)
+    return LSTMVariantParams(**weights, b=b, p=_peepholes(node, direction))
+
+
+def _pack(array: np.ndarray, gates: list[int], size: int) -> np.ndarray:
+    """The blocks of H rows that belong to these gates."""
+    return np.concatenate([array[gate * size : (gate + 1) * size] for gate in gates])
+
+
+def _biases(node: Node, direction: int, gates: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """ONNX's two biases of a direction, in our order."""
+    total = len(OPERATORS[node.op_type].gates) * node.hidden_size
+    both = node.held.get("B", np.zeros((node.directions, 2 * total), node.held["W"].dtype))[direction]
+    return _pack(both[:total], gates, node.hidden_size), _pack(both[total:], gates, node.hidden_size)
+
+
+def _peepholes(node: Node, direction: int) -> Array | None:
+    """P, which ONNX packs i, o, f, as i, f, o; coupled, as i, o."""
+    if "P" not in node.held:
+        return None
+    return jnp.asarray(_pack(node.held["P"][direction], [0, 1] if node.coupled else [0, 2, 1], node.hidden_size))
+
+
+def _carry(node: Node, direction: int) -> Carry:
+    """The initial states of a direction; one that the node lacks is zero."""
+    axis = 1 if node.attributes["layout"] else 0
+    states = {p: np.take(node.held[p], direction, axis) for p in ("initial_h", "initial_c") if p in node.held}
+    zeros = np.zeros_like(next(iter(states.values())))
+    h = jnp.asarray(states.get("initial_h", zeros))
+    if node.op_type != "LSTM":
+        return RNNCarry(h=h)
+    return LSTMCarry(h=h, c=jnp.asarray(states.get("initial_c", zeros)))
+
+
+def _functions(node: Node) -> list[OnnxFunction]:
+    """The functions of all directions: names, and the alphas and betas handed out to those that take one, in order."""
+    names = node.attributes["activations"]
+    defaults = OPERATORS[node.op_type].functions * node.directions
+    if names is None:
+        names = list(defaults)
+    if len(names) != len(defaults):
+        node.reject("activations", f"{len(defaults)} functions", names)
+    left = {number: list(node.attributes[f"activation_{number}"]) for number in ("alpha", "beta")}
+    functions = []
+    for name in names:
+        numbers = {}
+        for number in numbers_of(name):
+            default = DEFAULTS.get(name, {}).get(number)
+            numbers[number] = left[number].pop(0) if left[number] else default
+            if numbers[number] is None:
+                node.reject(f"activation_{number}", f"a number for {name}, for which kernels disagree", "none")
+        functions.append(_function(node, name, numbers))
+    for number, rest in left.items():
+        if rest:
+            node.reject(f"activation_{number}", "one number for each function that takes one", f"{len(rest)} more")
+    return functions
+
+
+def _function(node: Node, name: str, numbers: dict[str, float]) -> OnnxFunction:
+    try:
+        return OnnxFunction(name, **numbers)
+    except (ValueError, TypeError) as error:
+        return node.reject("activations", "functions of ONNX with finite numbers", f"{name!r} ({error})")

@@ -1,0 +1,130 @@
+"""What a cell of ours is among ONNX's operators: which one, its attributes, its weights."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm import _checks
+from jaxlstm._types import Cell, Params
+from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
+from jaxlstm.interop._onnx_operators import OPERATORS, OnnxFunction, numbers_of, onnx_function
+
+
+class Direction(NamedTuple):
+    """One cell as one direction of a node; `path` leads to its carry."""
+
+    cell: Cell
+    params: Params
+    path: tuple[int, ...]
+    reverse: bool
+    op_type: str
+    options: dict[str, Any]  # attributes but for functions and direction
+    functions: list[OnnxFunction]
+
+
+def direction(cell: Cell, params: Params, path: tuple[int, ...], reverse: bool) -> Direction:
+    """A cell in ONNX's terms.
+
+    Raises:
+      ValueError, TypeError: if ONNX has no such cell; the message names the option.
+    """
+    while type(cell) is RecurrentDropout:  # the cell inside, where there is no key
+        cell = cell.cell
+    op_type, options, functions = _operator(cell)
+    clips = {function.clip for function in functions} - {None}
+    if op_type != "LSTM" and len(clips) == 1 and all(function.clip for function in functions):
+        options["clip"] = clips.pop()
+    if clips:
+        _checks.reject(
+            "clip", "the option of LSTMVariantCell, or the same for all functions of the cell", sorted(clips)
+        )
+    return Direction(cell, params, path, reverse, op_type, options, functions)
+
+
+def alike(one: Direction, other: Direction) -> bool:
+    """Whether both can be directions of one node."""
+
+    def shape(one: Direction) -> tuple[Any, ...]:
+        return one.op_type, one.cell.hidden_size, one.options, _has_peepholes(one)
+
+    return shape(one) == shape(other)
+
+
+def attributes(directions: list[Direction]) -> dict[str, Any]:
+    """The attributes of the node of these directions; functions only where they are not the default."""
+    first = directions[0]
+    way = "bidirectional" if len(directions) == 2 else "reverse" if first.reverse else "forward"
+    found = {"direction": way, "hidden_size": first.cell.hidden_size, **first.options}
+    functions = [function for one in directions for function in one.functions]
+    names = [function.name for function in functions]
+    if names != list(OPERATORS[first.op_type].functions) * len(directions):
+        found["activations"] = names
+    for number in ("alpha", "beta"):
+        if values := [getattr(f, number) for f in functions if number in numbers_of(f.name)]:
+            found[f"activation_{number}"] = values
+    return found
+
+
+def weights(directions: list[Direction]) -> dict[str, np.ndarray]:
+    """W, R, B and, where there are peepholes, P."""
+    found = {
+        "W": [_pack(one, one.params.w_ih).T for one in directions],
+        "R": [_pack(one, one.params.w_hh).T for one in directions],
+        "B": [_biases(one) for one in directions],
+    }
+    if _has_peepholes(directions[0]):
+        found["P"] = [_peepholes(one) for one in directions]
+    return {place: np.stack(arrays) for place, arrays in found.items()}
+
+
+def _operator(cell: Cell) -> tuple[str, dict[str, Any], list[OnnxFunction]]:
+    """The operator, its attributes, and its functions f, g, h."""
+    if type(cell) is RNNCell:
+        return "RNN", {}, _functions(cell, "activation_fn")
+    if type(cell) is GRUCell:
+        return "GRU", {"linear_before_reset": int(cell.reset_after)}, _functions(cell, "gate_fn", "activation_fn")
+    if type(cell) is LSTMCell:
+        return "LSTM", {}, _functions(cell, "gate_fn", "activation_fn", "activation_fn")
+    if type(cell) is not LSTMVariantCell:
+        _checks.reject("cell", "an LSTMCell, GRUCell, RNNCell, LSTMVariantCell or RecurrentDropout of one", cell)
+    for name, without in {"layer_norm": False, "projection_size": None}.items():
+        if getattr(cell, name) != without:
+            _checks.reject(name, f"{without}, since ONNX has none", getattr(cell, name))
+    options = {"input_forget": 1} if cell.coupled else {}
+    options |= {} if cell.clip is None else {"clip": float(cell.clip)}
+    return "LSTM", options, _functions(cell, "gate_fn", "activation_fn", "activation_fn")
+
+
+def _functions(cell: Cell, *names: str) -> list[OnnxFunction]:
+    return [onnx_function(name, getattr(cell, name)) for name in names]
+
+
+def _pack(one: Direction, array: Any) -> np.ndarray:
+    """Gates in ONNX's order; where they are coupled, with zeros for f, which is not read."""
+    order = OPERATORS[one.op_type].gates
+    if one.options.get("input_forget"):
+        i, g, o = np.split(np.asarray(array), 3, axis=-1)
+        gates = [i, np.zeros_like(i), g, o]
+    else:
+        gates = np.split(np.asarray(array), len(order), axis=-1)
+    return np.concatenate([gates[place] for place in np.argsort(order)], axis=-1)
+
+
+def _biases(one: Direction) -> np.ndarray:
+    """ONNX's two biases: ours, and zeros but for the b_hn of a GRU."""
+    b = _pack(one, one.params.b)
+    second = np.zeros_like(b)
+    if getattr(one.params, "b_hn", None) is not None:
+        second[-one.cell.hidden_size :] = one.params.b_hn
+    return np.concatenate([b, second])
+
+
+def _has_peepholes(one: Direction) -> bool:
+    return getattr(one.params, "p", None) is not None
+
+
+def _peepholes(one: Direction) -> np.ndarray:
+    """Ours are i, f, o, or i, o where coupled; ONNX's are i, o, f."""
+    blocks = np.split(np.asarray(one.params.p), 2 if one.options.get("input_forget") else 3)
+    i, *f, o = blocks
+    return np.concatenate([i, o, *(f or [np.zeros_like(i)])])
