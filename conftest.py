@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 
@@ -17,12 +18,22 @@ def without_x64():
         yield
 
 
+@pytest.fixture
+def without_type_hook():
+    """No run-time check of the annotations: bad input meets the library's own messages, and sizes may be symbols."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
 @pytest.fixture(autouse=True)
 def _as_in_a_fresh_interpreter(request, doctest_namespace):
-    """Doctests run as a reader would run them: the three usual imports, float32, standard promotion."""
+    """Doctests run as a reader would run them: the three usual imports, float32, standard promotion, no type hook."""
     if not isinstance(request.node, pytest.DoctestItem):
         yield
         return
+    request.getfixturevalue("without_type_hook")
     import jaxlstm  # not above, or it would load before the hook that checks its annotations
 
     doctest_namespace.update(jax=jax, jnp=jnp, jl=jaxlstm)

@@ -4,8 +4,6 @@ import os
 
 import hypothesis
 import jax
-import jaxtyping
-import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -19,12 +17,3 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("jaxlstm")
-
-
-@pytest.fixture
-def without_type_hook():
-    """No run-time check of the annotations, so that bad input meets the library's own messages."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)

@@ -9,7 +9,7 @@ import numpy as np
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_readmes_python_runs(without_x64):
+def test_the_readmes_python_runs(without_x64, without_type_hook):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 4
     shown = {}

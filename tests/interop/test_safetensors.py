@@ -135,7 +135,7 @@ def test_leaves_that_no_file_can_hold(tmp_path):
 
 def test_without_the_package_the_message_names_the_extra(path, params, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"pip install 'jaxlstm\[tasks\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'jaxlstm\[safetensors\]'"):
         load_params(path, params)
-    with pytest.raises(ImportError, match=r"pip install 'jaxlstm\[tasks\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'jaxlstm\[safetensors\]'"):
         save_params(path, params)

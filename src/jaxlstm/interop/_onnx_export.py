@@ -24,8 +24,8 @@ def to_onnx(network: Network | Cell, params: Params, *, lengths: bool = False, c
         inputs   xs [steps, batch, I], lengths [batch] int32, initial_carry.<place>.h and .c [batch, H]
         outputs  ys [steps, batch, O], final_carry.<place>.h and .c [batch, H]
 
-    Steps and batch are dynamic. The place of a cell is its path in the carry, as in ``final_carry.0.1.h``: index of the
-    layer in a Stack, 0 forward and 1 backward in a Bidirectional. ONNX's second bias is zero, but for the b_hn of a GRU.
+    Steps and batch are dynamic. The place of a cell is its path in the carry, as in ``final_carry.0.1.h``: the index of
+    a Stack's layer, 0 forward and 1 backward in a Bidirectional. ONNX's second bias is zero, but for a GRU's b_hn.
 
     Args:
       network: a Layer, a Bidirectional (merged by name), a Stack or a cell; of LSTMCell, GRUCell, RNNCell,

@@ -1,7 +1,13 @@
-"""Params as a safetensors file: one tensor for each leaf, named by its path, such as ``network.0.forward.w_ih``."""
+"""Params as a safetensors file: one tensor for each leaf, named by its path, such as ``network.0.forward.w_ih``.
 
+The metadata holds a checksum of the tensors and of the rest of the metadata. A file without one is read too.
+"""
+
+import contextlib
+import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,7 @@ import numpy as np
 from jaxlstm import _checks
 from jaxlstm._types import Params
 
+_CHECKSUM = "sha256"
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -52,19 +59,7 @@ def save_params(path: str | os.PathLike[str], params: Params) -> None:
     >>> bool((loaded.w_hh == params.w_hh).all())
     True
     """
-    save = _library().numpy.save
-    data = save({name: _to_numpy(name, leaf) for name, leaf in _named(params).items()}, {"format": "jaxlstm"})
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())  # temporary files are for their owner alone
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write(path, params, {})
 
 
 def load_params(path: str | os.PathLike[str], template: Params) -> Params:
@@ -83,16 +78,70 @@ def load_params(path: str | os.PathLike[str], template: Params) -> Params:
       FileNotFoundError: if there is no such file.
       ImportError: if the package safetensors is missing.
     """
+    with opened(path) as file:
+        return read(path, file, template)
+
+
+def write(path: str | os.PathLike[str], params: Params, metadata: dict[str, str]) -> None:
+    """Write a tree of arrays, with these words beside it."""
+    save = _library().numpy.save
+    tensors = {name: _to_numpy(name, leaf) for name, leaf in _named(params).items()}
+    metadata = {"format": "jaxlstm"} | metadata
+    data = save(tensors, metadata | {_CHECKSUM: _checksum(tensors, metadata)})
+    write_bytes(path, data)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask())  # temporary files are for their owner alone
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors file, open to be read."""
     library = _library()
-    wanted = _named(template)
     try:
         with library.safe_open(os.fspath(path), framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            _check(path, wanted, {n: (_DTYPES.get(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()})
-            leaves = [jnp.asarray(file.get_tensor(name)) for name in wanted]
+            yield file
     except library.SafetensorError as error:
         raise ValueError(f"{os.fspath(path)}: damaged, or not a safetensors file ({error})") from error
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def read(path: str | os.PathLike[str], file: Any, template: Params) -> Params:
+    """An open file's tensors as a tree like the template, once they are found to fit it, and their checksum them."""
+    wanted = _named(template)
+    _check(path, wanted, tensors_of(file))
+    tensors = {name: file.get_tensor(name) for name in wanted}
+    metadata = dict(file.metadata() or {})
+    checksum = metadata.pop(_CHECKSUM, None)
+    if checksum not in (None, _checksum(tensors, metadata)):
+        _checks.reject(os.fspath(path), f"tensors with the checksum {checksum[:12]}...", "others: the file is damaged")
+    return jax.tree.unflatten(jax.tree.structure(template), [_to_jax(path, name, tensors[name]) for name in wanted])
+
+
+def tensors_of(file: Any) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+    """What an open file says that it holds: names, dtypes (None for those that JAX has not) and shapes."""
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    return {name: (_DTYPES.get(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+
+
+def _checksum(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """SHA-256 over the metadata, and over the names, dtypes, shapes and numbers of the tensors."""
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, str(tensor.dtype), tensor.shape)).encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
 
 
 def _check(path: Any, wanted: dict[str, Any], found: dict[str, tuple[str | None, tuple[int, ...]]]) -> None:
@@ -110,11 +159,16 @@ def _check(path: Any, wanted: dict[str, Any], found: dict[str, tuple[str | None,
             _checks.reject(f"{name}: {tensor}", f"dtype {leaf.dtype}", dtype)
 
 
+def tensor_name(path: Any) -> str:
+    """The path that leads to a leaf, as the name of a tensor."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def _named(tree: Any) -> dict[str, Any]:
     """Leaves by the path that leads to them."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = tensor_name(path)
         if name in named:
             _checks.reject("params", "leaves with different names", f"two named {name!r}")
         named[name] = leaf
@@ -125,6 +179,13 @@ def _to_numpy(name: str, leaf: Any) -> np.ndarray:
     if not hasattr(leaf, "dtype") or str(leaf.dtype) not in _DTYPES.values():
         _checks.reject(f"params: {name}", "an array of numbers", _checks.describe(leaf), TypeError)
     return np.asarray(leaf, order="C")
+
+
+def _to_jax(path: Any, name: str, tensor: np.ndarray) -> jax.Array:
+    array = jnp.asarray(tensor)
+    if array.dtype != tensor.dtype:  # JAX would round in silence
+        _checks.reject(f"{os.fspath(path)}: {name}", "at most 32 bits without jax_enable_x64", tensor.dtype)
+    return array
 
 
 def _umask() -> int:
@@ -139,5 +200,5 @@ def _library() -> Any:
         import safetensors
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("weights files need the package safetensors: pip install 'jaxlstm[tasks]'") from error
+        raise ImportError("weights files need the package safetensors: pip install 'jaxlstm[safetensors]'") from error
     return safetensors

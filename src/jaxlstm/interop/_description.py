@@ -1,0 +1,126 @@
+"""A network in words: the JSON that says what it is made of, so that a file needs no code to rebuild it.
+
+    {"version": 1, "input_size": 3, "network": {"type": "GRUCell", "hidden_size": 4, "gate_fn": {"function": ...}, ...}}
+
+Every option is written, defaults too. Only what the tables below name can be written or read.
+"""
+
+import dataclasses
+import json
+import numbers
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm import _checks, _init
+from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._network import Network
+from jaxlstm._types import Cell
+from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell, Zoneout
+from jaxlstm.interop._onnx_operators import OnnxFunction
+
+VERSION = 1
+_LONGEST, _DEEPEST = 2**20, 64  # characters (thousands of layers) and levels of what is inside of what
+
+_CLASSES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        *(Stack, Bidirectional, Layer),
+        *(LSTMCell, LSTMVariantCell, GRUCell, RNNCell, RecurrentDropout, Zoneout),
+        OnnxFunction,
+    )
+}
+_ACTIVATIONS = (
+    *("celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "identity", "leaky_relu", "log_sigmoid", "mish"),
+    *("relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "sparse_sigmoid"),
+    "squareplus",
+)
+_FUNCTIONS: dict[str, Callable[..., Any]] = (
+    {f"jax.nn.{name}": getattr(jax.nn, name) for name in _ACTIVATIONS}
+    | {f"jax.numpy.{name}": getattr(jnp, name) for name in ("arctan", "cos", "sin", "square", "tanh")}
+    | {f"jax.nn.initializers.{name}": getattr(jax.nn.initializers, name) for name in ("ones", "zeros")}
+    | {f"jaxlstm.{name}": getattr(_init, name) for name in ("glorot", "orthogonal", "torch_uniform", "zeros")}
+)
+_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+
+
+def to_text(network: Cell | Network, input_size: int) -> str:
+    """The description of a network.
+
+    Raises:
+      ValueError, TypeError: if it is made of something that has no name here; the message names the option.
+    """
+    return json.dumps({"version": VERSION, "input_size": input_size, "network": _describe("network", network)})
+
+
+def from_text(text: str) -> tuple[Cell | Network, int]:
+    """The network of a description, and its input size.
+
+    Raises:
+      ValueError: if the text is no description, or of another version, or its options make no sense.
+    """
+    if len(text) > _LONGEST:
+        _checks.reject("description", f"at most {_LONGEST} characters", len(text))
+    try:
+        description = json.loads(text)
+        version = description["version"] if isinstance(description, dict) and "version" in description else None
+        if version != VERSION:
+            _checks.reject("format version", f"{VERSION}, which is all that this version of jaxlstm reads", version)
+        _check_keys("description", description, {"version", "input_size", "network"})
+        network = _rebuild("network", description["network"])
+        _checks.check_size("input_size", description["input_size"])
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(network, (Cell, Network)):
+        _checks.reject("network", "a network or a cell", _checks.describe(network))
+    return network, description["input_size"]
+
+
+def _describe(where: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, tuple):
+        return [_describe(f"{where}[{index}]", item) for index, item in enumerate(value)]
+    if _CLASSES.get(type(value).__name__) is type(value):
+        options = {f.name: _describe(f"{where}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **options}
+    if isinstance(value, Hashable) and value in _NAMES:
+        return {"function": _NAMES[value]}
+    expected = "a function or class with a name in jaxlstm, jax.nn or jax.numpy, so that a file can say it"
+    return _checks.reject(where, expected, getattr(value, "__qualname__", None) or _checks.describe(value))
+
+
+def _rebuild(where: str, value: Any) -> Any:
+    if where.count(".") + where.count("[") > _DEEPEST:
+        _checks.reject("network", f"at most {_DEEPEST} levels", "more")
+    if isinstance(value, list):
+        return tuple(_rebuild(f"{where}[{index}]", item) for index, item in enumerate(value))
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"function"}:
+        return _look_up(where, _FUNCTIONS, value["function"])
+    kind = _look_up(where, _CLASSES, value.get("type"))
+    names = [field.name for field in dataclasses.fields(kind)]
+    _check_keys(where, value, {"type", *names})
+    options = {name: _rebuild(f"{where}.{name}", value[name]) for name in names}
+    if kind is Stack:
+        layers = options["layers"]
+        return Stack(*(layers if isinstance(layers, tuple) else (layers,)), dropout=options["dropout"])
+    return kind(**options)
+
+
+def _look_up(where: str, table: dict[str, Any], name: Any) -> Any:
+    if not isinstance(name, str) or name not in table:
+        _checks.reject(where, f"one of {', '.join(table)}", _checks.describe(name))
+    return table[name]
+
+
+def _check_keys(where: str, value: dict[str, Any], keys: set[str]) -> None:
+    if set(value) != keys:
+        _checks.reject(where, f"the keys {', '.join(sorted(keys))}", ", ".join(sorted(value)))

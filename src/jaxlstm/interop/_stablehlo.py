@@ -1,0 +1,94 @@
+"""A network as a StableHLO program for serving: one file, which JAX alone can run, without this library."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+from jaxtyping import Array
+
+from jaxlstm import _checks
+from jaxlstm._layers import Layer
+from jaxlstm._network import Network
+from jaxlstm._types import Carry, Cell, Params, compute_dtype
+from jaxlstm.interop._arguments import check_network
+from jaxlstm.interop._safetensors import write_bytes
+
+
+def export(
+    path: str | os.PathLike[str],
+    network: Network | Cell,
+    params: Params,
+    *,
+    lengths: bool = False,
+    carry: bool = False,
+) -> None:
+    """Write a network with its params as a program for CPU, CUDA and TPU, for any number of steps and sequences.
+
+    To run it, with JAX alone::
+
+        program = jax.export.deserialize(pathlib.Path("network.stablehlo").read_bytes())
+        carry, ys = program.call(xs)                                     # xs [T, B, I] -> ys [T, B, O]
+        carry, ys = program.call(xs, lengths=lengths, carry=carry)       # of a program that takes them
+
+    Named tuples become dicts, ``{"h": ..., "c": ...}``, nested as the layers are, so that a program needs no type of
+    ours. All arrays have the dtype of the params; lengths are int32. It is evaluation: dropout is left out.
+
+    Args:
+      path: the file. It appears whole or not at all.
+      network: a Layer, Bidirectional, Stack or cell, also one of your own whose params begin with w_ih.
+      params: its params, which become constants of the program.
+      lengths: whether the program takes the lengths of ragged sequences.
+      carry: whether the program takes the carry before the first step; otherwise it starts from the initial one.
+
+    Raises:
+      ValueError, TypeError: if the params do not fit the network.
+
+    >>> import pathlib, tempfile
+    >>> from jaxlstm.interop import export
+    >>> cell = jl.GRUCell(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "gru.stablehlo")
+    ...     export(path, cell, params)
+    ...     program = jax.export.deserialize(path.read_bytes())
+    >>> carry, ys = program.call(jnp.ones((5, 2, 3)))
+    >>> ys.shape, carry["h"].shape
+    ((5, 2, 4), (2, 4))
+    """
+    input_size = check_network(network, params)
+    _checks.check_flag("lengths", lengths)
+    _checks.check_flag("carry", carry)
+    layers = Layer(network) if isinstance(network, Cell) else network
+    steps, batch = jax_export.symbolic_shape("steps, batch")
+    dtype = compute_dtype(params)
+    initial = jax.eval_shape(lambda: layers.init_carry(params, (batch,)))
+    arguments = {"lengths": jax.ShapeDtypeStruct((batch,), jnp.int32)} if lengths else {}
+    arguments |= {"carry": _plain(initial)} if carry else {}
+
+    def program(xs: Array, *, lengths: Array | None = None, carry: Any = None) -> tuple[Any, Array]:
+        before = None if carry is None else _named_as(initial, carry)
+        after, ys = layers.apply(params, xs, before, lengths=lengths)
+        return _plain(after), ys
+
+    exported = jax_export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(
+        jax.ShapeDtypeStruct((steps, batch, input_size), dtype), **arguments
+    )
+    write_bytes(path, exported.serialize())
+
+
+def _plain(carry: Carry) -> Any:
+    """Named tuples as dicts, which JAX can write without knowing of ours."""
+    if hasattr(carry, "_asdict"):
+        return carry._asdict()
+    return tuple(_plain(part) for part in carry) if isinstance(carry, tuple) else carry
+
+
+def _named_as(template: Carry, plain: Any) -> Carry:
+    """Dicts as the named tuples that they were."""
+    if hasattr(template, "_asdict"):
+        return type(template)(**plain)
+    if isinstance(template, tuple):
+        return tuple(_named_as(part, values) for part, values in zip(template, plain, strict=True))
+    return plain
