@@ -43,7 +43,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = (
     | {f"jax.nn.initializers.{name}": getattr(jax.nn.initializers, name) for name in ("ones", "zeros")}
     | {f"jaxlstm.{name}": getattr(_init, name) for name in ("glorot", "orthogonal", "torch_uniform", "zeros")}
 )
-_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+_NAMES: dict[Any, str] = {function: name for name, function in _FUNCTIONS.items()}
 
 
 def to_text(network: Cell | Network, input_size: int) -> str:

@@ -1,6 +1,7 @@
 """What an ONNX node means: its cells, params and initial carries, one of each for a direction."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def _cell(node: Node, *functions: OnnxFunction) -> Cell:
         f, g, h = functions
         if g != h:
             node.reject("activations", "one function for g and h, as our cells have", f"{g.name} and {h.name}")
-        options = {"gate_fn": ours(f), "activation_fn": ours(g)}
+        options: dict[str, Any] = {"gate_fn": ours(f), "activation_fn": ours(g)}
         if "P" not in node.held and not node.coupled and clip is None:
             return LSTMCell(size, **options)
         return LSTMVariantCell(size, peephole="P" in node.held, coupled=node.coupled, clip=clip, **options)
@@ -72,7 +73,7 @@ def _params(node: Node, direction: int) -> Params:
     gates = [gate for ours, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and ours == 1)]
     w_ih, w_hh = (_pack(node.held[place][direction], gates, node.hidden_size).T for place in ("W", "R"))
     b_w, b_r = _biases(node, direction, gates)
-    weights = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh)}
+    weights: dict[str, Any] = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh)}
     if node.op_type == "GRU" and node.attributes["linear_before_reset"]:
         kept = 2 * node.hidden_size
         b = b_w + np.concatenate([b_r[:kept], np.zeros_like(b_r[kept:])])
@@ -145,4 +146,4 @@ def _function(node: Node, name: str, numbers: dict[str, float]) -> OnnxFunction:
     try:
         return OnnxFunction(name, **numbers)
     except (ValueError, TypeError) as error:
-        return node.reject("activations", "functions of ONNX with finite numbers", f"{name!r} ({error})")
+        node.reject("activations", "functions of ONNX with finite numbers", f"{name!r} ({error})")

@@ -1,6 +1,6 @@
 """One recurrent node of an ONNX model: its inputs and attributes, read and checked."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jaxlstm import _checks
 from jaxlstm.interop._onnx_operators import OPERATORS
 
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
-_ATTRIBUTES: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "activation_alpha": [],
     "activation_beta": [],
     "activations": None,
@@ -46,7 +46,7 @@ class Node(NamedTuple):
         """f = 1 - i."""
         return bool(self.attributes["input_forget"])
 
-    def reject(self, what: str, expected: object, got: object) -> Any:
+    def reject(self, what: str, expected: object, got: object) -> NoReturn:
         """Raise a ValueError that names this node."""
         _checks.reject(f"model: {self.op_type} {self.name!r}: {what}", expected, got)
 
@@ -56,29 +56,31 @@ def read_node(name: str, proto: Any, constants: dict[str, np.ndarray]) -> Node:
     places = OPERATORS[proto.op_type].inputs
     inputs = {place: given for place, given in zip(places, proto.input, strict=False) if given}
     held = {place: constants[given] for place, given in inputs.items() if given in constants and place != "X"}
-    node = Node(name, proto.op_type, dict(_ATTRIBUTES), inputs, held)
-    _read_attributes(node, proto)
+    node = Node(name, proto.op_type, {}, inputs, held)
+    node = node._replace(attributes=_attributes(node, proto))
     _check_weights(node)
     _check_states(node)
     return node
 
 
-def _read_attributes(node: Node, proto: Any) -> None:
+def _attributes(node: Node, proto: Any) -> dict[str, Any]:
+    """All attributes, those that are not given with their defaults."""
     import onnx
 
-    own = {"LSTM": {"input_forget"}, "GRU": {"linear_before_reset"}, "RNN": set()}[node.op_type]
-    known = set(_ATTRIBUTES) - {"input_forget", "linear_before_reset"} | own
+    others = {name for operator in OPERATORS.values() for name in operator.attributes}
+    known = set(_DEFAULTS) - others | set(OPERATORS[node.op_type].attributes)
+    found = dict(_DEFAULTS)
     for attribute in proto.attribute:
         if attribute.name not in known:
             node.reject("attributes", f"some of {', '.join(sorted(known))}", repr(attribute.name))
         kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
         if kind != _KINDS.get(attribute.name, "INT"):
             node.reject(attribute.name, f"an attribute of kind {_KINDS.get(attribute.name, 'INT')}", kind)
-        node.attributes[attribute.name] = _value(onnx.helper.get_attribute_value(attribute))
-    if node.attributes["direction"] not in _DIRECTIONS:
-        node.reject("direction", f"one of {', '.join(_DIRECTIONS)}", repr(node.attributes["direction"]))
-    if node.attributes["layout"] not in (0, 1):
-        node.reject("layout", "0 or 1", node.attributes["layout"])
+        found[attribute.name] = _value(onnx.helper.get_attribute_value(attribute))
+    for name, values in {"direction": tuple(_DIRECTIONS), "layout": (0, 1)}.items():
+        if found[name] not in values:
+            node.reject(name, f"one of {', '.join(map(str, values))}", repr(found[name]))
+    return found
 
 
 _KINDS = {"activation_alpha": "FLOATS", "activation_beta": "FLOATS", "activations": "STRINGS", "clip": "FLOAT"}
@@ -109,32 +111,28 @@ def _check_weights(node: Node) -> None:
         "B": (directions, 2 * gates * size),
         "P": (directions, 3 * size),
     }
-    for place, shape in shapes.items():
-        value = node.held.get(place, np.empty(shape, w.dtype))
-        if value.shape != shape or value.dtype != w.dtype:
-            node.reject(place, f"{w.dtype}{list(shape)}", _checks.describe(value))
+    for place in shapes.keys() & node.held.keys():
+        value = node.held[place]
+        if value.shape != shapes[place] or value.dtype != w.dtype:
+            node.reject(place, f"{w.dtype}{list(shapes[place])}", _checks.describe(value))
     if node.attributes["hidden_size"] not in (None, size):
         node.reject("hidden_size", f"{size}, as in R", node.attributes["hidden_size"])
 
 
 def _check_states(node: Node) -> None:
     """Initial states and lengths, if constants, are arrays over one batch."""
-    lengths = node.held.get("sequence_lens")
-    if lengths is not None and (
-        lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer) or (lengths < 0).any()
-    ):
-        node.reject("sequence_lens", "integers [batch], none negative", _checks.describe(lengths))
-    batch_axis = 0 if node.attributes["layout"] else 1
-    sizes = [] if lengths is None else [lengths.size]
-    for place in ("initial_h", "initial_c"):
-        if (value := node.held.get(place)) is not None:
-            batch = value.shape[batch_axis] if value.ndim == 3 else None
-            shape = (node.directions, node.hidden_size)
-            if batch is None or np.delete(value.shape, batch_axis).tolist() != list(shape):
-                axes = "[batch, directions, H]" if batch_axis == 0 else "[directions, batch, H]"
-                node.reject(place, f"an array {axes} of {shape[0]} directions and H = {shape[1]}", value.shape)
-            if value.dtype != node.held["W"].dtype:
-                node.reject(place, f"dtype {node.held['W'].dtype}, as W", value.dtype)
-            sizes.append(batch)
-    if len(set(sizes)) > 1:
-        node.reject("sequence_lens, initial_h and initial_c", "one batch size", sizes)
+    batch_sizes = []
+    if (lengths := node.held.get("sequence_lens")) is not None:
+        if lengths.ndim != 1 or lengths.dtype != np.int32 or (lengths < 0).any():
+            node.reject("sequence_lens", "int32 [batch], none negative", _checks.describe(lengths))
+        batch_sizes.append(lengths.size)
+    directions, size, dtype = node.directions, node.hidden_size, node.held["W"].dtype
+    for place in {"initial_h", "initial_c"} & node.held.keys():
+        value = node.held[place]
+        batch = value.size // (directions * size)
+        shape = (batch, directions, size) if node.attributes["layout"] else (directions, batch, size)
+        if value.shape != shape or value.dtype != dtype:
+            node.reject(place, f"{dtype}{list(shape)}, of any batch size", _checks.describe(value))
+        batch_sizes.append(batch)
+    if len(set(batch_sizes)) > 1:
+        node.reject("sequence_lens, initial_h and initial_c", "one batch size", batch_sizes)

@@ -31,13 +31,13 @@ def direction(cell: Cell, params: Params, path: tuple[int, ...], reverse: bool) 
     while type(cell) is RecurrentDropout:  # the cell inside, where there is no key
         cell = cell.cell
     op_type, options, functions = _operator(cell)
-    clips = {function.clip for function in functions} - {None}
-    if op_type != "LSTM" and len(clips) == 1 and all(function.clip for function in functions):
+    clips = {function.clip for function in functions}
+    if clips != {None}:
+        if op_type == "LSTM" or len(clips) > 1:
+            _checks.reject(
+                "clip", "an option of LSTMVariantCell, or the same in all functions of another cell", functions
+            )
         options["clip"] = clips.pop()
-    if clips:
-        _checks.reject(
-            "clip", "the option of LSTMVariantCell, or the same for all functions of the cell", sorted(clips)
-        )
     return Direction(cell, params, path, reverse, op_type, options, functions)
 
 

@@ -1,7 +1,7 @@
 """A network as a StableHLO program for serving: one file, which JAX alone can run, without this library."""
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def export(
     _checks.check_flag("lengths", lengths)
     _checks.check_flag("carry", carry)
     layers = Layer(network) if isinstance(network, Cell) else network
-    steps, batch = jax_export.symbolic_shape("steps, batch")
+    steps, batch = cast(tuple[int, int], jax_export.symbolic_shape("steps, batch"))
     dtype = compute_dtype(params)
     initial = jax.eval_shape(lambda: layers.init_carry(params, (batch,)))
     arguments = {"lengths": jax.ShapeDtypeStruct((batch,), jnp.int32)} if lengths else {}
@@ -75,7 +75,7 @@ def export(
     exported = jax_export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(
         jax.ShapeDtypeStruct((steps, batch, input_size), dtype), **arguments
     )
-    write_bytes(path, exported.serialize())
+    write_bytes(path, bytes(exported.serialize()))
 
 
 def _plain(carry: Carry) -> Any:
