@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,9 +98,10 @@ def _check_weights(node: Node) -> None:
     """W, R, B and P are constants of the shapes and of the one dtype that they must have."""
     for place in ("W", "R", "B", "P"):
         if place not in node.held and (place in node.inputs or place in "WR"):
-            node.reject(place, "a constant of the model", f"{node.inputs.get(place, 'nothing')!r}, known at run time")
+            got = f"{node.inputs[place]!r}, known at run time" if place in node.inputs else "none"
+            node.reject(place, "a constant of the model", got)
     w, r = node.held["W"], node.held["R"]
-    if not jnp.issubdtype(w.dtype, jnp.floating) or jnp.empty(0, w.dtype).dtype != w.dtype:
+    if not jnp.issubdtype(w.dtype, jnp.floating) or jax.dtypes.canonicalize_dtype(w.dtype) != w.dtype:
         node.reject("W", "floating-point numbers (64-bit ones need jax_enable_x64)", w.dtype)
     if r.ndim != 3 or w.ndim != 3 or not r.shape[-1] or not w.shape[-1]:
         node.reject("W and R", "arrays [directions, gates * H, in]", f"shapes {w.shape} and {r.shape}")
@@ -111,8 +113,7 @@ def _check_weights(node: Node) -> None:
         "B": (directions, 2 * gates * size),
         "P": (directions, 3 * size),
     }
-    for place in shapes.keys() & node.held.keys():
-        value = node.held[place]
+    for place, value in ((place, node.held[place]) for place in shapes if place in node.held):
         if value.shape != shapes[place] or value.dtype != w.dtype:
             node.reject(place, f"{w.dtype}{list(shapes[place])}", _checks.describe(value))
     if node.attributes["hidden_size"] not in (None, size):
@@ -127,8 +128,7 @@ def _check_states(node: Node) -> None:
             node.reject("sequence_lens", "int32 [batch], none negative", _checks.describe(lengths))
         batch_sizes.append(lengths.size)
     directions, size, dtype = node.directions, node.hidden_size, node.held["W"].dtype
-    for place in {"initial_h", "initial_c"} & node.held.keys():
-        value = node.held[place]
+    for place, value in ((place, node.held[place]) for place in ("initial_h", "initial_c") if place in node.held):
         batch = value.size // (directions * size)
         shape = (batch, directions, size) if node.attributes["layout"] else (directions, batch, size)
         if value.shape != shape or value.dtype != dtype:
