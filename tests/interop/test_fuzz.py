@@ -1,0 +1,218 @@
+"""Files of which something has been changed: a ValueError or what was in them before, and never more memory than that.
+
+The files are read by libraries in C++ and Rust, which would end the process if they were led astray.
+"""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from onnx_models import LENGTHS, model_of, tensors
+from properties import params_of
+
+import jaxlstm as jl
+from jaxlstm.interop import OnnxLayer, from_onnx, load, load_params, save
+from jaxlstm.interop._arguments import check_network
+from jaxlstm.interop._description import to_text
+from jaxlstm.interop._safetensors import write
+
+NETWORK = jl.Stack(jl.Bidirectional(jl.LSTMCell(2)), jl.GRUCell(1), dropout=0.5)
+PARAMS = params_of(NETWORK, 3, np.random.default_rng(0), np.float32)
+GOLDENS = Path(__file__).parent / "onnx_goldens"
+
+pytestmark = pytest.mark.usefixtures("without_type_hook")
+few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(few, max_examples=5_000)
+
+positions = st.floats(0, 1, exclude_max=True)
+changes = st.one_of(
+    st.tuples(st.just("flip"), positions, st.integers(0, 7)),
+    st.tuples(st.just("set"), positions, st.integers(0, 255)),
+    st.tuples(st.just("cut"), positions, st.integers(1, 64)),
+    st.tuples(st.just("repeat"), positions, st.integers(1, 64)),
+    st.tuples(st.just("end"), positions, st.just(0)),
+    st.tuples(st.just("length"), positions, st.sampled_from([0, 1, 2**31, 2**40, 2**63, 100_000_001])),
+    st.tuples(st.just("header"), positions, st.integers(0, 7)),
+)
+several = st.lists(changes, min_size=1, max_size=4)
+
+
+def apply(data, changes):
+    """The bytes after these changes."""
+    for kind, position, number in changes:
+        at = int(position * len(data))
+        if kind == "flip" and data:
+            data = data[:at] + bytes([data[at] ^ 1 << number]) + data[at + 1 :]
+        elif kind == "header" and data:  # where the words are, and not the numbers
+            at = int(position * min(len(data), 1500))
+            data = data[:at] + bytes([data[at] ^ 1 << number]) + data[at + 1 :]
+        elif kind == "set":
+            data = data[:at] + bytes([number]) + data[at + 1 :]
+        elif kind == "cut":
+            data = data[:at] + data[at + number :]
+        elif kind == "repeat":
+            data = data[: at + number] + data[at:]
+        elif kind == "end":
+            data = data[:at]
+        elif kind == "length":
+            data = number.to_bytes(8, "little") + data[8:]
+    return data
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "network.safetensors"
+    save(path, NETWORK, PARAMS)
+    return path.read_bytes()
+
+
+def check_load(path, data):
+    path.write_bytes(data)
+    result, message = attempt(load, path)
+    if result:  # what was changed says nothing, such as the order of keys
+        assert result[0] == NETWORK
+        jax.tree.map(assert_array_equal, result[1], PARAMS)
+    else:
+        assert str(path) in message
+
+
+def attempt(read, path):
+    """What was read, and the message of the ValueError if nothing was."""
+    try:
+        return read(path), None
+    except ValueError as error:
+        return None, str(error)
+
+
+@few
+@given(changes=several)
+def test_load(tmp_path, good, changes):
+    check_load(tmp_path / "x", apply(good, changes))
+
+
+@pytest.mark.slow
+@many
+@given(changes=several)
+def test_load_at_length(tmp_path, good, changes):
+    check_load(tmp_path / "x", apply(good, changes))
+
+
+@few
+@given(changes=several)
+def test_load_params(tmp_path, good, changes):
+    (tmp_path / "x").write_bytes(apply(good, changes))
+    params, message = attempt(lambda path: load_params(path, PARAMS), tmp_path / "x")
+    if params:
+        assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, PARAMS)
+    else:
+        assert str(tmp_path) in message
+
+
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}),
+    st.sampled_from(["GRUCell", "Stack", "jax.nn.relu", 10**400, float("nan"), [[1]], {"type": "Layer"}]),
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """Every place in a description."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+DESCRIPTION = json.loads(to_text(NETWORK, 3))
+PLACES = list(places(DESCRIPTION))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@settings(few, max_examples=25)
+@given(place=st.sampled_from(PLACES), new=values)
+def test_descriptions(tmp_path, place, new):
+    """With the right checksum, so that the description itself is what is looked at."""
+    write(tmp_path / "x", PARAMS, {"description": json.dumps(replaced(DESCRIPTION, place, new))})
+    result, message = attempt(load, tmp_path / "x")
+    if result:  # another function or rate in the same place
+        assert isinstance(result[0], jl.Network)
+        assert jax.tree.structure(result[1]) == jax.tree.structure(PARAMS)
+    else:
+        assert str(tmp_path) in message
+
+
+def onnx_files():
+    held = tensors("LSTM", 2) | {"sequence_lens": LENGTHS}
+    functions = ["HardSigmoid", "Tanh", "Tanh"] * 2
+    yield model_of(
+        "LSTM", held, direction="bidirectional", clip=1.0, activations=functions, activation_alpha=[0.5, 0.5]
+    ).SerializeToString()
+    for name in ("folded", "unfolded"):
+        yield (GOLDENS / f"{name}.onnx").read_bytes()
+
+
+ONNX_FILES = list(onnx_files())
+
+
+def check_from_onnx(path, data):
+    path.write_bytes(data)
+    layers, message = attempt(from_onnx, path)
+    if layers is None:
+        assert message.startswith((str(path), "model: "))
+    else:
+        for layer in layers.values():
+            assert isinstance(layer, OnnxLayer)
+            assert check_network(layer.network, layer.params) > 0
+
+
+@few
+@given(which=st.sampled_from(range(3)), changes=several)
+def test_from_onnx(tmp_path, which, changes):
+    check_from_onnx(tmp_path / "x", apply(ONNX_FILES[which], changes))
+
+
+@pytest.mark.slow
+@many
+@given(which=st.sampled_from(range(3)), changes=several)
+def test_from_onnx_at_length(tmp_path, which, changes):
+    check_from_onnx(tmp_path / "x", apply(ONNX_FILES[which], changes))
+
+
+FOREIGN = {
+    "nothing": b"",
+    "zeros": bytes(4096),
+    "pickle": b"\x80\x04\x95" + b"c__builtin__\neval\n" * 50,
+    "archive": b"PK\x03\x04" + bytes(range(256)) * 8,
+    "text": b"h_t = o_t * tanh(c_t)\n" * 100,
+    "a long header": (2**63 - 1).to_bytes(8, "little") + b"{}",
+    "a header of 99 MB": (99_000_000).to_bytes(8, "little") + b"{" + b" " * 1000 + b"}",
+    "a huge tensor": len(
+        HUGE := b'{"b":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    ).to_bytes(8, "little")
+    + HUGE,
+}
+
+
+@pytest.mark.parametrize("read", [load, from_onnx])
+@pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_files(tmp_path, read, data):
+    (tmp_path / "x").write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"x: |model: "):
+            read(tmp_path / "x")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
