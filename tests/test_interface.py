@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxlstm as jl
+import jaxlstm.interop
 
 SOURCE = Path(jl.__file__).parent
 
@@ -52,6 +53,13 @@ SIGNATURES = {
     "Layer": "cell, *, reverse=False",
     "Bidirectional": "cell, backward_cell=None, *, merge='concat'",
     "Stack": "*layers_or_cells, dropout=0.0",
+    "interop.save": "path, network, params",
+    "interop.load": "path",
+    "interop.export": "path, network, params, *, lengths=False, carry=False",
+    "interop.from_onnx": "model_or_path",
+    "interop.to_onnx": "network, params, *, lengths=False, carry=False",
+    "interop.save_params": "path, params",
+    "interop.load_params": "path, template",
     "Cell.project": "self, params, x",
     "Cell.recur": "self, params, carry",
     "Cell.transition": "self, params, zx, zh, carry",
@@ -103,7 +111,7 @@ def default(parameter):
 
 
 def test_the_import_is_light():
-    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "safetensors", "tqdm"]
+    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "safetensors", "tqdm", "onnx"]
     program = f"import sys, jaxlstm; print(*[name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert loaded.stdout.split() == []
@@ -150,6 +158,7 @@ def test_who_may_import_what(module):
     outside = {name.partition(".")[0] for name in imports(module)}
     assert package == "training" or not outside & {"optax", "orbax"}
     assert package in ("linen", "nnx") or "flax" not in outside
+    assert package == "interop" or not outside & {"onnx", "safetensors"}
     assert package in OUTERMOST or outside <= {"jaxlstm", "jax", "jaxtyping", "numpy"} | sys.stdlib_module_names
 
 
@@ -171,8 +180,9 @@ def test_the_order_names_modules_that_are_there():
 
 
 def documented():
-    """Every public function, class and method of the modules that need no optional dependency, by its full name."""
-    for module in (importlib.import_module(f"jaxlstm.{name}") for name in ORDER if name in MODULES):
+    """Every public function, class and method of the modules that load no optional dependency, by its full name."""
+    names = [name for name in MODULES if name in ORDER or name.startswith("interop")]
+    for module in (importlib.import_module(f"jaxlstm.{name}") for name in names):
         for name, value in vars(module).items():
             if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
                 continue

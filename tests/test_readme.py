@@ -9,7 +9,8 @@ import numpy as np
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_readmes_python_runs(without_x64, without_type_hook):
+def test_the_readmes_python_runs(without_x64, without_type_hook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes files
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 4
     shown = {}
@@ -21,6 +22,7 @@ def test_the_readmes_python_runs(without_x64, without_type_hook):
         gradient = jax.grad(lambda params: jnp.sum(jl.unroll(cell, params, shown["xs"], remat=30)[1] ** 2))(params)
     assert shown["ys"].shape == (100, 32, 32)
     assert int(shown["state"].step) == 3
+    np.testing.assert_allclose(shown["ys"], shown["program"].call(shown["xs"], lengths=jnp.full(32, 80))[1], atol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in gradient)
 
 

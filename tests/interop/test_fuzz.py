@@ -28,7 +28,7 @@ GOLDENS = Path(__file__).parent / "onnx_goldens"
 
 pytestmark = pytest.mark.usefixtures("without_type_hook")
 few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-many = settings(few, max_examples=5_000)
+many = settings(few, max_examples=2_000)
 
 positions = st.floats(0, 1, exclude_max=True)
 changes = st.one_of(
