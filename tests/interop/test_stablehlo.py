@@ -27,7 +27,7 @@ def weights_of(network):
 SERVER = """
 import pathlib, sys
 sys.modules["jaxlstm"] = None  # any import of it would fail
-import jax, numpy as np
+import jax.export, numpy as np
 program = jax.export.deserialize(pathlib.Path("network.stablehlo").read_bytes())
 assert set(program.platforms) == {"cpu", "cuda", "tpu"}
 with np.load("inputs.npz") as inputs:

@@ -23,6 +23,7 @@ from jaxlstm.interop._onnx_operators import OnnxFunction
 
 VERSION = 1
 _LONGEST, _DEEPEST = 2**20, 64  # characters (thousands of layers) and levels of what is inside of what
+_LARGEST = 2**31 - 1  # of the sizes: JAX fails on larger ones in ways of its own
 
 _CLASSES: dict[str, Any] = {
     kind.__name__: kind
@@ -70,12 +71,13 @@ def from_text(text: str) -> tuple[Cell | Network, int]:
             _checks.reject("format version", f"{VERSION}, which is all that this version of jaxlstm reads", version)
         _check_keys("description", description, {"version", "input_size", "network"})
         network = _rebuild("network", description["network"])
-        _checks.check_size("input_size", description["input_size"])
+        input_size = _rebuild("input_size", description["input_size"])
+        _checks.check_size("input_size", input_size)
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(network, (Cell, Network)):
         _checks.reject("network", "a network or a cell", _checks.describe(network))
-    return network, description["input_size"]
+    return network, input_size
 
 
 def _describe(where: str, value: Any) -> Any:
@@ -102,6 +104,8 @@ def _rebuild(where: str, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_rebuild(f"{where}[{index}]", item) for index, item in enumerate(value))
     if not isinstance(value, dict):
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            _checks.reject(where, f"an integer up to {_LARGEST}", "more")
         return value
     if set(value) == {"function"}:
         return _look_up(where, _FUNCTIONS, value["function"])

@@ -28,12 +28,14 @@ def export(
 
     To run it, with JAX alone::
 
+        import jax.export, pathlib
         program = jax.export.deserialize(pathlib.Path("network.stablehlo").read_bytes())
         carry, ys = program.call(xs)                                     # xs [T, B, I] -> ys [T, B, O]
         carry, ys = program.call(xs, lengths=lengths, carry=carry)       # of a program that takes them
 
     Named tuples become dicts, ``{"h": ..., "c": ...}``, nested as the layers are, so that a program needs no type of
-    ours. All arrays have the dtype of the params; lengths are int32. It is evaluation: dropout is left out.
+    ours. Arrays have the dtype of the params (a cell state c at least float32), lengths are int32. It is evaluation:
+    dropout is left out.
 
     Args:
       path: the file. It appears whole or not at all.

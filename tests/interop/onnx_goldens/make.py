@@ -8,27 +8,27 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 HERE = Path(__file__).parent
 
 
-class Network(torch.nn.Module):
-    """Two layers of a bidirectional LSTM with a GRU on top."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = torch.nn.LSTM(3, 2, num_layers=2, bidirectional=True)
-        self.gru = torch.nn.GRU(4, 2)
-        for parameter in self.parameters():
-            torch.nn.init.normal_(parameter, std=0.7)  # biases too
-
-    def forward(self, xs):
-        ys, _ = self.lstm(xs)
-        return self.gru(ys)
-
-
 def main():
+    import torch  # here, since pytest imports this file to look for examples
+
+    class Network(torch.nn.Module):
+        """Two layers of a bidirectional LSTM with a GRU on top."""
+
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(3, 2, num_layers=2, bidirectional=True)
+            self.gru = torch.nn.GRU(4, 2)
+            for parameter in self.parameters():
+                torch.nn.init.normal_(parameter, std=0.7)  # biases too
+
+        def forward(self, xs):
+            ys, _ = self.lstm(xs)
+            return self.gru(ys)
+
     torch.manual_seed(0)
     network, xs = Network().eval(), 4 * torch.randn(6, 2, 3)
     for name, fold in {"folded": True, "unfolded": False}.items():
