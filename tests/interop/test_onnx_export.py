@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from onnx_models import run, session_of
+from onnx import helper, numpy_helper
+from onnx_models import H, model_of, run, session_of, tensors
 from properties import MinimalGatedCell, Shape, carry_of, params_of
 
 import jaxlstm as jl
@@ -85,6 +86,39 @@ def test_reading_what_was_written_gives_the_same_layers():
     layers = from_onnx(to_onnx(network, weights_of(network)))
     assert list(layers) == ["LSTM.0", "GRU.1", "LSTM.2", "RNN.3"]
     assert jl.Stack(*(layer.network for layer in layers.values())) == network
+
+
+MODELS = {
+    "lstm": ("LSTM", {"direction": "bidirectional", "clip": 0.5}),
+    "gru": ("GRU", {"direction": "reverse", "linear_before_reset": 1}),
+    "rnn": ("RNN", {"activations": ["Elu"], "activation_alpha": [0.5]}),
+}
+
+
+@pytest.mark.parametrize(("op_type", "attributes"), MODELS.values(), ids=MODELS)
+def test_writing_what_was_read_gives_the_same_node_with_its_biases_merged(op_type, attributes):
+    held = tensors(op_type, 2 if attributes.get("direction") == "bidirectional" else 1)
+    layer = from_onnx(model_of(op_type, held, **attributes))["node"]
+    model = to_onnx(layer.network, layer.params)
+    got = {tensor.name.rpartition(".")[2]: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for place in {"W", "R", "P"} & set(held):
+        assert_array_equal(got[place], held[place])
+    first, second = np.split(held["B"], 2, axis=-1)
+    if op_type == "GRU":  # n's second bias is within the reset gate
+        first[:, : 2 * H] += second[:, : 2 * H]
+        second[:, : 2 * H] = 0
+    else:
+        first, second = first + second, np.zeros_like(second)
+    assert_array_equal(got["B"], np.concatenate([first, second], axis=-1))
+    node = next(node for node in model.graph.node if node.op_type == op_type)
+    written = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert attributes == {name: decoded(written[name]) for name in attributes}
+
+
+def decoded(value):
+    if isinstance(value, bytes):
+        return value.decode()
+    return [decoded(item) for item in value] if isinstance(value, list) else value
 
 
 def test_batch_and_steps_are_dynamic_and_nodes_are_real():

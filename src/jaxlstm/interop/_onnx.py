@@ -54,11 +54,11 @@ def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
       ImportError: if the package onnx is missing.
 
     >>> from jaxlstm.interop import from_onnx, to_onnx
-    >>> cell = jl.LSTMCell(hidden_size=4)
+    >>> cell = jl.GRUCell(hidden_size=4)
     >>> model = to_onnx(cell, cell.init(jax.random.key(0), input_size=3))
     >>> layers = from_onnx(model)
-    >>> layers["LSTM"].network
-    Layer(cell=LSTMCell(hidden_size=4), reverse=False)
+    >>> layers["GRU"].network
+    Layer(cell=GRUCell(hidden_size=4), reverse=False)
     """
     model = _load(model_or_path)
     nodes = [node for node in model.graph.node if _is_recurrent(node)]

@@ -70,7 +70,7 @@ def _cell(node: Node, *functions: OnnxFunction) -> Cell:
 
 def _params(node: Node, direction: int) -> Params:
     """W, R, B and P of a direction in our order, transposed, with one bias a gate."""
-    gates = [gate for ours, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and ours == 1)]
+    gates = [gate for place, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and place == 1)]
     w_ih, w_hh = (_pack(node.held[place][direction], gates, node.hidden_size).T for place in ("W", "R"))
     b_w, b_r = _biases(node, direction, gates)
     weights: dict[str, Any] = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh)}

@@ -34,7 +34,7 @@ def save(path: str | os.PathLike[str], network: Network | Cell, params: Params) 
 
     >>> import pathlib, tempfile
     >>> from jaxlstm.interop import load, save
-    >>> network = jl.Stack(jl.Bidirectional(jl.LSTMCell(8)), jl.GRUCell(4), dropout=0.5)
+    >>> network = jl.Layer(jl.GRUCell(hidden_size=4), reverse=True)
     >>> params = network.init(jax.random.key(0), input_size=3)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(pathlib.Path(folder, "network.safetensors"), network, params)
