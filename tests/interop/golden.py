@@ -1,4 +1,4 @@
-"""What the tests of every framework share: networks that the framework made and ran, in goldens/, and how to hold to one."""
+"""What the tests of every framework share: networks that it made and ran, from goldens/, and how to hold to one."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,11 +45,14 @@ def zeros(network, input_size=3):
 
 
 def as_carry(template, parts, order=(0, 1)):
-    """The framework's parts as our carry; (1, 0) where it has c before h."""
-    size = 2 if len(parts) and hasattr(_first(template), "c") else 1
-    cells = [parts[k : k + size] for k in range(0, len(parts), size)]
-    ordered = [cell[place] for cell in cells for place in order[:size]] if size == 2 else parts
-    return jax.tree.unflatten(jax.tree.structure(template), ordered)
+    """The framework's parts as our carry; `order` is (1, 0) where it has c before h."""
+    left = list(parts)
+    leaves = []
+    for cell in jax.tree.leaves(template, is_leaf=lambda node: hasattr(node, "_fields")):
+        own = [left.pop(0) for _ in cell]
+        leaves += own if len(own) == 1 else [own[place] for place in order]
+    assert not left
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 def assert_bitwise(got: dict[str, Any], want: dict[str, Any]):
@@ -69,7 +72,3 @@ def _golden(arrays, case):
 
     carries = {name: [part(name)[str(k)] for k in range(len(part(name)))] for name in ("carry", "final")}
     return Golden(part("weights"), ys=arrays[f"{case}/ys"], xs=arrays["xs"], lengths=arrays["lengths"], **carries)
-
-
-def _first(tree):
-    return jax.tree.leaves(tree, is_leaf=lambda node: hasattr(node, "_fields"))[0]

@@ -16,6 +16,7 @@ from jaxlstm._network import Network
 from jaxlstm._types import Cell, Params
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+_KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 
 
 class Scope(NamedTuple):
@@ -99,14 +100,13 @@ def check_shapes(scope: Scope, shapes: Mapping[str, tuple[int, ...]]) -> None:
             _checks.reject(scope.path + name, f"shape {shape}", scope.tensors[name].shape)
 
 
-def gate_count(scope: Scope, name: str, packed: int, size: int) -> int:
+def gate_count(scope: Scope, name: str, packed: int, size: int, allowed: tuple[int, ...] = (4, 3, 1)) -> int:
     """How many gates of `size` a packed axis holds: 4 for an LSTM, 3 for a GRU, 1 for an RNN."""
     gates, rest = divmod(packed, size)
-    if rest or gates not in (1, 3, 4):
-        shape = scope.tensors[name].shape
-        _checks.reject(
-            scope.path + name, f"4, 3 or 1 gates (LSTM, GRU, RNN) of the hidden size, here {size}", f"shape {shape}"
-        )
+    if rest or gates not in allowed:
+        kinds = " or ".join(f"{count} ({_KINDS[count]})" for count in allowed)
+        expected = f"a multiple of the hidden size {size}, by {kinds}"
+        _checks.reject(scope.path + name, expected, f"{packed} in shape {scope.tensors[name].shape}")
     return gates
 
 
@@ -142,9 +142,9 @@ def split_gru_bias(b: np.ndarray, b_hn: np.ndarray) -> tuple[np.ndarray, np.ndar
     return b, np.concatenate([np.zeros(2 * b_hn.size, b.dtype), b_hn])
 
 
-def to_jax(params: Params) -> Params:
-    """Every leaf as a JAX array of its own."""
-    return jax.tree.map(jnp.array, params)
+def make_params(kind: type, **arrays: np.ndarray | None) -> Params:
+    """Params of this kind, as JAX arrays of their own."""
+    return kind(**{name: None if array is None else jnp.array(array) for name, array in arrays.items()})
 
 
 def listed(names: Iterable[str]) -> str:

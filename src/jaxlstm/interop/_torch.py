@@ -16,8 +16,16 @@ from jaxlstm import _checks
 from jaxlstm._layers import Bidirectional, Layer, Stack
 from jaxlstm._network import Network
 from jaxlstm._types import Cell, Params
-from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, LSTMVariantCell, LSTMVariantParams
-from jaxlstm.cells import RNNCell, RNNParams
+from jaxlstm.cells import (
+    GRUCell,
+    GRUParams,
+    LSTMCell,
+    LSTMParams,
+    LSTMVariantCell,
+    LSTMVariantParams,
+    RNNCell,
+    RNNParams,
+)
 from jaxlstm.interop import _tensors
 from jaxlstm.interop._tensors import Scope
 
@@ -71,9 +79,7 @@ def from_torch(
     return (layers[0], nested[0]) if len(layers) == 1 else (Stack(*layers), tuple(nested))
 
 
-def to_torch(
-    network: Network | Cell, params: Params, *, prefix: str = "", bias: bool = True
-) -> dict[str, np.ndarray]:
+def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
     """Write the state dict of an nn.LSTM, nn.GRU or nn.RNN, or of a single cell.
 
     The inverse of `from_torch`, bit for bit but for the two biases it added: here all is in bias_ih, and bias_hh is
@@ -106,8 +112,8 @@ def to_torch(
     path = _tensors.path_of(prefix, ".")
     return {
         f"{path}{name}{suffix}": np.ascontiguousarray(array)
-        for suffix, one in zip(cells, per_cell, strict=True)
-        for name, array in _write(one, bias).items()
+        for (suffix, cell), one in zip(cells.items(), per_cell, strict=True)
+        for name, array in _write(cell, one, bias).items()
     }
 
 
@@ -175,25 +181,25 @@ def _read(scope: Scope, suffix: str, cell: Cell) -> Params:
     b_ih, b_hh = tensors.get(f"bias_ih{suffix}", zeros), tensors.get(f"bias_hh{suffix}", zeros)
     if isinstance(cell, GRUCell):
         b, b_hn = _tensors.merge_gru_biases(b_ih, b_hh)
-        return _tensors.to_jax(GRUParams(w_ih=w_ih, w_hh=w_hh, b=b, b_hn=b_hn))
+        return _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=b_hn)
     if isinstance(cell, LSTMVariantCell):
         w_hr = tensors[f"weight_hr{suffix}"].T
-        return _tensors.to_jax(LSTMVariantParams(w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh, w_hr=w_hr))
-    make = LSTMParams if isinstance(cell, LSTMCell) else RNNParams
-    return _tensors.to_jax(make(w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh))
+        return _tensors.make_params(LSTMVariantParams, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh, w_hr=w_hr)
+    kind = LSTMParams if isinstance(cell, LSTMCell) else RNNParams
+    return _tensors.make_params(kind, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh)
 
 
-def _write(params: Params, bias: bool) -> dict[str, np.ndarray]:
+def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
     """Tensors of one cell, in torch's order."""
     tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
     b_ih, b_hh = params.b, np.zeros_like(params.b)
-    if isinstance(params, GRUParams):
+    if isinstance(cell, GRUCell):
         b_ih, b_hh = _tensors.split_gru_bias(params.b, params.b_hn)
     if bias:
         tensors |= {"bias_ih": b_ih, "bias_hh": b_hh}
     else:
         _tensors.check_zeros("params: biases", np.stack([b_ih, b_hh]), "for bias=False")
-    if isinstance(params, LSTMVariantParams) and params.w_hr is not None:
+    if getattr(params, "w_hr", None) is not None:
         tensors["weight_hr"] = params.w_hr.T
     return tensors
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-T, B, I, H = 6, 3, 3, 4
+T, B, I, H = 6, 3, 3, 4  # noqa: E741
 RNG = np.random.default_rng(20)
 LENGTHS = np.array([6, 1, 4])
 XS = RNG.normal(scale=2.0, size=(T, B, I)).astype(np.float32)

@@ -1,10 +1,11 @@
 """Make torch.npz: run this with torch installed, from this folder."""
 
-import common
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import common
 
 MODULES = {
     "lstm": nn.LSTM(common.I, common.H, num_layers=2, bidirectional=True),
@@ -38,7 +39,9 @@ def run(module):
     count = module.num_layers * (2 if module.bidirectional else 1)
     sizes = [module.proj_size or common.H] + [common.H] * isinstance(module, nn.LSTM)
     carry = tuple(torch.from_numpy(common.draw((count, common.B, size))).to(dtype) for size in sizes)
-    xs = pack_padded_sequence(torch.from_numpy(common.XS).to(dtype), torch.from_numpy(common.LENGTHS), enforce_sorted=False)
+    xs = pack_padded_sequence(
+        torch.from_numpy(common.XS).to(dtype), torch.from_numpy(common.LENGTHS), enforce_sorted=False
+    )
     ys, final = module(xs, carry if len(carry) == 2 else carry[0])
     ys, _ = pad_packed_sequence(ys, total_length=common.T)
     return weights, per_layer(carry), ys.detach().numpy(), per_layer(final if len(carry) == 2 else (final,))
