@@ -1,0 +1,107 @@
+"""Equinox's weights: its own results again, its arrays back, and a live cell run with ours."""
+
+import golden
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import assert_named_error, mutations
+
+import jaxlstm as jl
+from jaxlstm.interop import from_equinox, to_equinox
+
+GOLDENS = golden.load("equinox")
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_the_same_numbers_as_equinox(name):
+    golden.assert_same(GOLDENS[name], *from_equinox(GOLDENS[name].weights))
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_back_again_bit_for_bit(name):
+    network, params = from_equinox(GOLDENS[name].weights)
+    assert isinstance(network, jl.Stack if name == "list" else jl.Layer)
+    golden.assert_bitwise(to_equinox(network, params, bias="no_bias" not in name), GOLDENS[name].weights)
+
+
+def test_ten_layers_are_in_the_order_of_their_numbers():
+    cell = GOLDENS["lstm"].weights
+    layer = {**cell, "weight_ih": cell["weight_hh"]}
+    sizes = {k: k + 1.0 for k in range(11)}
+    weights = {
+        f"{k}.{name}": array * np.float32(sizes[k]) for k in sorted(sizes, key=str) for name, array in layer.items()
+    }
+    network, params = from_equinox(weights)
+    assert len(network.layers) == 11
+    assert [float(p.b[0] / params[0].b[0]) for p in params] == pytest.approx(list(sizes.values()))
+    assert set(to_equinox(network, params)) == set(weights)
+
+
+def test_names_and_directions():
+    weights = {f"model.{end}.{name}": array for end in "ab" for name, array in GOLDENS["gru"].weights.items()}
+    network, params = from_equinox(weights, prefix="model", layers=(("a", "b"),))
+    assert network == jl.Bidirectional(jl.GRUCell(4))
+    golden.assert_bitwise(to_equinox(network, params, prefix="model", layers=(("a", "b"),)), weights)
+
+
+def test_a_module_as_it_is_and_back_into_it():
+    eqx = pytest.importorskip("equinox", reason="equinox is not installed")
+    xs, key = GOLDENS["lstm"].xs, jax.random.key(0)
+    with jax.numpy_dtype_promotion("standard"):
+        cell = eqx.nn.GRUCell(3, 4, dtype=np.float32, key=key)
+        network, params = from_equinox({"model": [cell]}["model"][0])
+        golden.assert_bitwise(to_equinox(network, params), {name: np.asarray(getattr(cell, name)) for name in NAMES})
+        params = jax.tree.map(lambda leaf: leaf + np.float32(0.1), params)
+        arrays = tuple(to_equinox(network, params).values())
+        cell = eqx.tree_at(lambda cell: tuple(getattr(cell, name) for name in NAMES), cell, arrays)
+        h = jax.lax.scan(lambda h, x: (jax.vmap(cell)(x, h), None), np.zeros((3, 4), np.float32), xs)[0]
+    np.testing.assert_allclose(network.apply(params, xs)[0].h, h, rtol=1e-6, atol=1e-6)
+
+
+NAMES = ("weight_ih", "weight_hh", "bias", "bias_n")
+
+
+@given(data=st.data())
+def test_any_mutation_is_an_error_that_names_a_tensor(data):
+    name = data.draw(st.sampled_from(sorted(GOLDENS)))
+    free = [("weight_ih", 1), ("0.weight_ih", 1)]
+    optional = [key for key in GOLDENS[name].weights if key.endswith("bias") and "1." not in key and name != "gru"]
+    assert_named_error(from_equinox, data.draw(mutations(GOLDENS[name].weights, free, optional)))
+
+
+LSTM, GRU = GOLDENS["lstm"].weights, GOLDENS["gru"].weights
+WRONG = {
+    "one bias": (
+        {k: v for k, v in GRU.items() if k != "bias_n"},
+        "bias_n: expected a tensor of this name for .*GRUCell",
+    ),
+    "two biases": (LSTM | {"bias_n": GRU["bias_n"]}, "bias_n: expected no tensor of this name for Equinox's LSTMCell"),
+    "gates": (
+        LSTM | {"weight_hh": LSTM["weight_hh"][:4]},
+        r"weight_hh: expected a multiple .* got 4 in shape \(4, 4\)",
+    ),
+    "shape": (LSTM | {"weight_ih": GRU["weight_ih"]}, r"weight_ih: expected shape \(16, 3\), got \(12, 3\)"),
+}
+
+
+@pytest.mark.parametrize(("weights", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_by_name(weights, message):
+    with pytest.raises(ValueError, match=message):
+        from_equinox(weights)
+
+
+NOT_IN_EQUINOX = {
+    "an RNN": (jl.RNNCell(4), {}, "network: expected LSTM or GRU .* as Equinox has them, got RNNCell"),
+    "reset before": (jl.GRUCell(4, reset_after=False), {}, "network: expected LSTM or GRU"),
+    "activation": (jl.LSTMCell(4, activation_fn=jax.nn.relu), {}, "network: expected LSTM or GRU"),
+    "bias": (jl.GRUCell(4), {"bias": False}, r"params: biases: expected zeros for bias=False, got values up to 1\.0"),
+    "nested": (jl.Stack(jl.Stack(jl.GRUCell(4))), {}, "network: expected Layer.* or Bidirectional in every place"),
+}
+
+
+@pytest.mark.parametrize(("network", "options", "message"), NOT_IN_EQUINOX.values(), ids=NOT_IN_EQUINOX)
+def test_networks_that_equinox_has_not(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        to_equinox(network, jax.tree.map(np.ones_like, golden.zeros(network)), **options)
