@@ -4,7 +4,7 @@ import golden
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from mutations import assert_named_error, mutations
 
@@ -30,8 +30,7 @@ def test_networks():
     assert read("linen_lstm")[0] == read("nnx_optimized_lstm")[0] == jl.Layer(jl.LSTMCell(4))
     assert read("linen_bidirectional")[0] == jl.Bidirectional(jl.LSTMCell(4))
     assert read("linen_compact")[0] == jl.Stack(jl.LSTMCell(4), jl.GRUCell(4))
-    weights = {"a/ii": 0} | {f"a/{name}": array for name, array in GOLDENS["nnx_gru"].weights.items()}
-    del weights["a/ii"]
+    weights = {f"a/{name}": array for name, array in GOLDENS["nnx_gru"].weights.items()}
     cell = jl.GRUCell(4, gate_fn=jax.nn.hard_sigmoid, activation_fn=jax.nn.relu)
     network, _ = from_flax(weights, prefix="a", gate_fn=jax.nn.hard_sigmoid, activation_fn=jax.nn.relu)
     assert network == jl.Layer(cell)
@@ -75,7 +74,7 @@ def test_linen_runs_what_was_written():
     rnn = [linen.RNN(linen.OptimizedLSTMCell(4), time_major=True), linen.RNN(linen.GRUCell(4), time_major=True)]
     model, weights = linen.Sequential(rnn), to_flax(network, params, layout="linen")
     with jax.numpy_dtype_promotion("standard"):
-        ys = model.apply({"params": weights}, GOLDENS["nnx_gru"].xs)
+        ys = jax.jit(model.apply)({"params": weights}, GOLDENS["nnx_gru"].xs)
     np.testing.assert_allclose(network.apply(params, GOLDENS["nnx_gru"].xs)[1], ys, rtol=1e-6, atol=1e-6)
 
 
@@ -84,12 +83,13 @@ def test_nnx_runs_what_was_written():
     network = jl.Bidirectional(jl.LSTMCell(4))
     params = drawn(network)
     with jax.numpy_dtype_promotion("standard"):
-        rnn = [nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), time_major=True) for _ in range(2)]
-        model = nnx.Bidirectional(*rnn, time_major=True)
+        empty = {"kernel_init": nnx.initializers.zeros, "recurrent_kernel_init": nnx.initializers.zeros}
+        cells = [nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0), **empty) for _ in range(2)]
+        model = nnx.Bidirectional(*(nnx.RNN(cell, time_major=True) for cell in cells), time_major=True)
         state = nnx.state(model, nnx.Param)
         nnx.replace_by_pure_dict(state, to_flax(network, params, layout="nnx_optimized"))
         nnx.update(model, state)
-        ys = model(GOLDENS["nnx_gru"].xs)
+        ys = nnx.jit(lambda model, xs: model(xs))(model, GOLDENS["nnx_gru"].xs)
     np.testing.assert_allclose(network.apply(params, GOLDENS["nnx_gru"].xs)[1], ys, rtol=1e-6, atol=1e-6)
     again, again_params = from_flax(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     assert again == network
@@ -114,6 +114,7 @@ def test_any_mutation_is_an_error_that_names_a_tensor(data):
     free = [(key, 0) for key in GOLDENS[name].weights if key.endswith("dense_i/kernel")]
     free += [("cell/i/kernel", 0)]
     mutated = data.draw(mutations(GOLDENS[name].weights, free))
+    assume("misnamed cell/if_/kernel" not in mutated[0])  # which is nnx's name for it
     assert_named_error(lambda weights: read(name, weights), mutated)
 
 

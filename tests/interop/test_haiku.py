@@ -78,7 +78,7 @@ def test_haiku_runs_what_was_written():
 @given(data=st.data())
 def test_any_mutation_is_an_error_that_names_a_tensor(data):
     name = data.draw(st.sampled_from(sorted(GOLDENS)))
-    free = [("lstm/linear/w", 0), ("gru/w_i", 0), ("vanilla_rnn/linear/w", 0)] if name != "deep" else []
+    free = [("lstm/linear/w", 0), ("gru/w_i", 0), ("vanilla_rnn/linear/w", 0)]
     mutated = data.draw(mutations(GOLDENS[name].weights, free, optional=("vanilla_rnn/linear_1/b",)))
     assert_named_error(lambda weights: read(name, weights), mutated)
 

@@ -103,7 +103,8 @@ def to_haiku(
 
 def _read(scope: Scope) -> tuple[Cell, Params]:
     """One core, told by the names of its tensors."""
-    if any(name.startswith("linear_1/") for name in scope.tensors):
+    rnn = scope.name.startswith("vanilla_rnn")  # as Haiku calls it, or an RNN without its linear_1 passed for an LSTM
+    if rnn or any(name.startswith("linear_1/") for name in scope.tensors):
         return _read_rnn(scope)
     return _read_lstm(scope) if any(name.startswith("linear/") for name in scope.tensors) else _read_gru(scope)
 

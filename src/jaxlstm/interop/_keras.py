@@ -4,6 +4,7 @@ Its matrices are [in, out] as here; the gates of a GRU are packed z, r, h, and t
 order used here. A GRU with reset_after has a bias of two rows.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "softsign": jax.nn.soft_sign,
     "tanh": jnp.tanh,
 }
+_GATES = {"lstm_cell": 4, "gru_cell": 3, "simple_rnn_cell": 1}  # by the names that Keras gives to cells
 _GRU_ORDER = (1, 0, 2)  # z r h <-> r z n: its own inverse
 _MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
 
@@ -195,7 +197,8 @@ def _read(scope: Scope, reset_after: bool | None) -> Any:
     names = ["kernel", "recurrent_kernel"] + ["bias"] * ("bias" in scope.tensors)
     _tensors.check_names(scope, names, "a recurrent layer of Keras")
     size, packed = _tensors.check_matrix(scope, "recurrent_kernel")
-    gates = _tensors.gate_count(scope, "recurrent_kernel", packed, size)
+    known = _GATES.get(re.sub(r"_\d+$", "", scope.name))
+    gates = _tensors.gate_count(scope, "recurrent_kernel", packed, size, (known,) if known else (4, 3, 1))
     features, _ = _tensors.check_matrix(scope, "kernel")
     _tensors.check_shapes(scope, {"kernel": (features, packed)})
     w_ih, w_hh = scope.tensors["kernel"], scope.tensors["recurrent_kernel"]

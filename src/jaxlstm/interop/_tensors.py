@@ -14,6 +14,7 @@ import numpy as np
 from jaxlstm import _checks
 from jaxlstm._network import Network
 from jaxlstm._types import Cell, Params
+from jaxlstm.interop import _safetensors
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
@@ -31,6 +32,11 @@ class Scope(NamedTuple):
         below = f"{name}{self.separator}"
         inner = {key.removeprefix(below): value for key, value in self.tensors.items() if key.startswith(below)}
         return Scope(self.path + below, self.separator, inner)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.removesuffix(self.separator).rpartition(self.separator)[2]
 
     @property
     def children(self) -> list[str]:
@@ -59,16 +65,12 @@ def path_of(prefix: str, separator: str) -> str:
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Every tensor of a safetensors file."""
+    library = _safetensors._library()
     try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("weights files need the package safetensors: pip install 'jaxlstm[tasks]'") from error
-    name = os.fspath(path)
-    try:
-        return safetensors.numpy.load_file(name)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{name}: damaged, or not a safetensors file ({error})") from error
+        with library.safe_open(os.fspath(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except library.SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)}: damaged, or not a safetensors file ({error})") from error
 
 
 def check_names(scope: Scope, names: Iterable[str], what: str) -> None:
@@ -190,5 +192,5 @@ def _array(name: str, value: Any) -> np.ndarray:
     if str(array.dtype) not in _DTYPES:
         _checks.reject(name, f"one of the dtypes {', '.join(_DTYPES)}", _checks.describe(array), TypeError)
     if jnp.asarray(np.zeros((), array.dtype)).dtype != array.dtype:
-        _checks.reject(name, "float32 or fewer bits while jax_enable_x64 is off", array.dtype)
+        _checks.reject(name, "at most 32 bits without jax_enable_x64", array.dtype)  # JAX would round in silence
     return array
