@@ -78,17 +78,6 @@ def test_a_safetensors_file_of_any_dtype(tmp_path, dtype):
     golden.assert_bitwise(to_torch(network, params, bias=False), weights)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_module_as_it_is_and_back_into_it(dtype):
-    torch = pytest.importorskip("torch", reason="torch, which made the goldens, is not installed")
-    module = torch.nn.GRU(3, 4, dtype=getattr(torch, dtype))
-    network, params = from_torch(module.state_dict())
-    assert params.w_ih.dtype == dtype
-    back = {name: np.asarray(array, np.float32) for name, array in to_torch(network, params).items()}
-    np.testing.assert_array_equal(back["weight_hh_l0"], module.weight_hh_l0.detach().float().numpy())
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in back.items()})
-
-
 def test_files_that_are_none(tmp_path):
     (tmp_path / "x").write_bytes(b"\x89PNG" + bytes(50))
     with pytest.raises(ValueError, match="x: damaged, or not a safetensors file"):

@@ -132,6 +132,10 @@ def _read_directions(
     scope: Scope, names: tuple[str, str], dialect: Dialect, read: Read, merge: str
 ) -> tuple[Network, Params]:
     """Two layers of one cell each, as the two directions of one."""
+    leaves = [{name.rpartition(dialect.separator)[2] for name in scope.inside(one).tensors} for one in names]
+    for name, missing in zip(names, (leaves[1] - leaves[0], leaves[0] - leaves[1]), strict=True):
+        if missing:  # one bias of two would otherwise pass for a cell without
+            _checks.reject(scope.path + name, f"a tensor {min(missing)!r}, as the other direction has", "none")
     (forward, forward_params), (backward, backward_params) = (
         _read_one(scope.inside(name), dialect, read, merge) for name in names
     )
