@@ -61,6 +61,8 @@ def assert_bitwise(got: dict[str, Any], want: dict[str, Any]):
     for name, array in want.items():
         assert isinstance(got[name], np.ndarray)
         assert got[name].dtype == array.dtype, name
+        assert got[name].flags.c_contiguous, name
+        assert got[name].flags.writeable, name  # torch takes no other
         assert got[name].shape == array.shape, name
         assert got[name].tobytes() == np.ascontiguousarray(array).tobytes(), name
 

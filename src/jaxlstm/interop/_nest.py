@@ -79,7 +79,7 @@ def write_network(
     params = _tensors.check_params(network, params)
     per_cell = jax.tree.leaves(params, is_leaf=lambda node: hasattr(node, "_fields"))
     return {
-        path + place + name: np.ascontiguousarray(array)
+        path + place + name: np.array(array, order="C")
         for (place, cell), one in zip(places, per_cell, strict=True)
         for name, array in write(cell, one).items()
     }

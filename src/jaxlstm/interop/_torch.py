@@ -111,7 +111,7 @@ def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias:
     per_cell = jax.tree.leaves(params, is_leaf=lambda node: hasattr(node, "_fields"))
     path = _tensors.path_of(prefix, ".")
     return {
-        f"{path}{name}{suffix}": np.ascontiguousarray(array)
+        f"{path}{name}{suffix}": np.array(array, order="C")
         for (suffix, cell), one in zip(cells.items(), per_cell, strict=True)
         for name, array in _write(cell, one, bias).items()
     }
