@@ -44,6 +44,7 @@ def test_fields(named_tuple, fields):
 
 SEQUENCE = "lengths=None, mask=None, reset=None"
 SCAN = "key=None, start=0, unroll=1, remat=None, project_first=None"
+NAMED = "*, prefix='', layers=None"
 INIT = "self, key, input_size, *, dtype=float32"
 INIT_CARRY = "self, params, batch_shape=(), *, dtype=None"
 SIGNATURES = {
@@ -60,6 +61,17 @@ SIGNATURES = {
     "interop.to_onnx": "network, params, *, lengths=False, carry=False",
     "interop.save_params": "path, params",
     "interop.load_params": "path, template",
+    "interop.from_equinox": f"weights, {NAMED}",
+    "interop.from_flax": f"weights, {NAMED}, gate_fn=sigmoid, activation_fn=None",
+    "interop.from_haiku": f"weights, {NAMED}",
+    "interop.from_keras": f"weights, {NAMED}, activation=None, recurrent_activation='sigmoid', "
+    "reset_after=None, merge_mode='concat'",
+    "interop.from_torch": "weights, *, prefix='', nonlinearity=None",
+    "interop.to_equinox": f"network, params, {NAMED}, bias=True",
+    "interop.to_flax": "network, params, *, layout, prefix='', layers=None",
+    "interop.to_haiku": f"network, params, {NAMED}, double_bias=True",
+    "interop.to_keras": f"network, params, {NAMED}, bias=True",
+    "interop.to_torch": "network, params, *, prefix='', bias=True",
     "Cell.project": "self, params, x",
     "Cell.recur": "self, params, carry",
     "Cell.transition": "self, params, zx, zh, carry",
@@ -115,6 +127,13 @@ def test_the_import_is_light():
     program = f"import sys, jaxlstm; print(*[name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize("framework", ["equinox", "flax", "haiku", "keras", "torch"])
+def test_no_framework_is_imported_to_read_its_weights(framework):
+    inside = [module for module in MODULES if module.startswith("interop")]
+    assert f"interop._{framework}" in inside
+    assert not [module for module in inside if framework in {name.partition(".")[0] for name in imports(module)}]
 
 
 # Each module of the core may import those before it, and the outermost ones may import any.

@@ -1,0 +1,126 @@
+"""Weights of Equinox's LSTMCell and GRUCell: gates packed as here, matrices transposed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm import _checks
+from jaxlstm._network import Network
+from jaxlstm._types import Cell, Params
+from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams
+from jaxlstm.interop import _nest, _tensors
+from jaxlstm.interop._nest import Dialect, LayerName
+from jaxlstm.interop._tensors import Scope
+
+_DIALECT = Dialect(
+    ".",
+    is_cell=lambda scope: any("." not in name for name in scope.tensors),
+    find_sequence=_nest.find_numbered,
+    number=str,
+)
+
+
+def from_equinox(
+    weights: Any, *, prefix: str = "", layers: Sequence[LayerName] | None = None
+) -> tuple[Network, Params]:
+    """Read Equinox's cells.
+
+        w_ih = weight_ih^T    w_hh = weight_hh^T    b = bias    b_hn = bias_n        without biases, zeros
+
+    Args:
+      weights: a module, or a dict of arrays by their paths in it, such as ``"cells.0.weight_ih"``.
+      prefix: where the cells are in a larger module, such as ``"encoder.cells"``. All below it must belong to them.
+      layers: where the module is not one cell or one list of them: the cells' paths, bottom first; a pair of paths
+        (forward, backward) is a `Bidirectional`.
+
+    Returns:
+      ``(network, params)``: a `Layer`, or what `layers` says.
+
+    Raises:
+      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+
+    >>> import numpy as np
+    >>> from jaxlstm.interop import from_equinox
+    >>> shapes = {"weight_ih": (16, 3), "weight_hh": (16, 4), "bias": (16,)}
+    >>> network, params = from_equinox({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    >>> network
+    Layer(cell=LSTMCell(hidden_size=4), reverse=False)
+    """
+    if not isinstance(weights, Mapping):
+        leaves = jax.tree_util.tree_leaves_with_path(weights)
+        weights = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return _nest.read_network(_tensors.read_scope(weights, prefix, "."), layers, _DIALECT, _read)
+
+
+def to_equinox(
+    network: Network | Cell,
+    params: Params,
+    *,
+    prefix: str = "",
+    layers: Sequence[LayerName] | None = None,
+    bias: bool = True,
+) -> dict[str, np.ndarray]:
+    """Write the arrays of Equinox's cells: the inverse of `from_equinox`, bit for bit.
+
+    Args:
+      network: a `Layer`, a `Bidirectional` or a `Stack`, or a cell.
+      params: its params.
+      prefix: put before the names, with a dot.
+      layers: the cells' paths, as for `from_equinox`; None numbers the layers of a `Stack`, as a list does.
+      bias: whether the cells have biases; without, those of params must be zero.
+
+    Returns:
+      Arrays by their paths, for ``equinox.tree_at``.
+
+    Raises:
+      ValueError, TypeError: if params do not fit the network, or Equinox has no such cell.
+
+    >>> from jaxlstm.interop import to_equinox
+    >>> cell = jl.GRUCell(4)
+    >>> list(to_equinox(cell, cell.init(jax.random.key(0), 3)))
+    ['weight_ih', 'weight_hh', 'bias', 'bias_n']
+    """
+    _checks.check_flag("bias", bias)
+
+    def write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
+        return _write(cell, params, bias)
+
+    return _nest.write_network(network, params, prefix, layers, _DIALECT, write)
+
+
+def _read(scope: Scope) -> tuple[Cell, Params]:
+    """One cell."""
+    biases = [name for name in ("bias", "bias_n") if name in scope.tensors]
+    if "weight_hh" not in scope.tensors:
+        _tensors.check_names(scope, ["weight_ih", "weight_hh", *biases], "Equinox's LSTMCell or GRUCell")
+    rows, size = _tensors.check_matrix(scope, "weight_hh")
+    gates = _tensors.gate_count(scope, "weight_hh", rows, size, (3, 4))
+    shapes = {"weight_hh": (rows, size), "bias": (rows,), "bias_n": (size,)}
+    names = ["weight_ih", "weight_hh"]
+    if biases:
+        names += ["bias"] if gates == 4 else ["bias", "bias_n"]
+    _tensors.check_names(scope, names, "Equinox's LSTMCell" if gates == 4 else "Equinox's GRUCell")
+    shapes["weight_ih"] = (rows, _tensors.check_matrix(scope, "weight_ih")[1])
+    _tensors.check_shapes(scope, {name: shapes[name] for name in names})
+
+    tensors = {name: np.zeros(shapes[name], scope.tensors["weight_hh"].dtype) for name in shapes} | scope.tensors
+    w_ih, w_hh, b = tensors["weight_ih"].T, tensors["weight_hh"].T, tensors["bias"]
+    if gates == 4:
+        return LSTMCell(size), _tensors.make_params(LSTMParams, w_ih=w_ih, w_hh=w_hh, b=b)
+    params = _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=tensors["bias_n"])
+    return GRUCell(size), params
+
+
+def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
+    """Tensors of one cell."""
+    reset_after = getattr(cell, "reset_after", True)
+    if not isinstance(cell, LSTMCell | GRUCell) or not _nest.is_usual(cell) or not reset_after:
+        _checks.reject("network", "LSTM or GRU (reset_after) cells with sigmoid and tanh, as Equinox has them", cell)
+    tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
+    biases = {"bias": params.b} | ({"bias_n": params.b_hn} if isinstance(cell, GRUCell) else {})
+    if bias:
+        return tensors | biases
+    _tensors.check_zeros("params: biases", np.concatenate(list(biases.values())), "for bias=False")
+    return tensors

@@ -1,0 +1,196 @@
+"""Named arrays of other frameworks: reading them, what they must be, and the gates inside them.
+
+A framework's file says which names and shapes its cells have; the checks here say what is wrong, by the tensor's name.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm import _checks
+from jaxlstm._network import Network
+from jaxlstm._types import Cell, Params
+from jaxlstm.interop import _safetensors
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
+
+
+class Scope(NamedTuple):
+    """The tensors below one path, by the rest of their names."""
+
+    path: str  # empty, or ends in the separator
+    separator: str
+    tensors: dict[str, np.ndarray]
+
+    def inside(self, name: str) -> "Scope":
+        """What lies below `name`."""
+        below = f"{name}{self.separator}"
+        inner = {key.removeprefix(below): value for key, value in self.tensors.items() if key.startswith(below)}
+        return Scope(self.path + below, self.separator, inner)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.removesuffix(self.separator).rpartition(self.separator)[2]
+
+    @property
+    def children(self) -> list[str]:
+        """The first parts of the names, each once, in the order of the tensors."""
+        return list(dict.fromkeys(name.partition(self.separator)[0] for name in self.tensors))
+
+
+def read_scope(weights: Any, prefix: str, separator: str) -> Scope:
+    """The tensors below `prefix` in a mapping, nested or flat, as NumPy arrays of one floating-point dtype."""
+    if not isinstance(weights, Mapping):
+        _checks.reject("weights", "a dict of arrays by name", _checks.describe(weights), TypeError)
+    path = path_of(prefix, separator)
+    named = _flatten(weights, "", separator)
+    below = {name: value for name, value in named.items() if name.startswith(path)}
+    if not below:
+        _checks.reject("weights", f"tensors below {path!r}" if path else "tensors", f"the names {listed(named)}")
+    return Scope(path, separator, _arrays(below, path))
+
+
+def path_of(prefix: str, separator: str) -> str:
+    """What stands before every name below the prefix, which may be written with or without its last separator."""
+    if not isinstance(prefix, str):
+        _checks.reject("prefix", "a string", _checks.describe(prefix), TypeError)
+    return prefix.removesuffix(separator) + separator if prefix else ""
+
+
+def read_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Every tensor of a safetensors file."""
+    library = _safetensors._library()
+    try:
+        with library.safe_open(os.fspath(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except library.SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)}: damaged, or not a safetensors file ({error})") from error
+
+
+def check_names(scope: Scope, names: Iterable[str], what: str) -> None:
+    """Exactly these tensors are there."""
+    wanted = list(names)
+    extra = [name for name in scope.tensors if name not in wanted]
+    for name in wanted:
+        if name not in scope.tensors:
+            got = f"none, but {scope.path + extra[0]!r}" if extra else f"none among {listed(scope.tensors)}"
+            _checks.reject(scope.path + name, f"a tensor of this name for {what}", got)
+    if extra:
+        _checks.reject(
+            scope.path + extra[0], f"no tensor of this name for {what}", _checks.describe(scope.tensors[extra[0]])
+        )
+
+
+def check_matrix(scope: Scope, name: str) -> tuple[int, int]:
+    """The tensor's two sizes."""
+    shape = scope.tensors[name].shape
+    if len(shape) != 2 or 0 in shape:
+        _checks.reject(scope.path + name, "a matrix", _checks.describe(scope.tensors[name]))
+    return shape
+
+
+def check_shapes(scope: Scope, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Each tensor has its shape."""
+    for name, shape in shapes.items():
+        if scope.tensors[name].shape != shape:
+            _checks.reject(scope.path + name, f"shape {shape}", scope.tensors[name].shape)
+
+
+def gate_count(scope: Scope, name: str, packed: int, size: int, allowed: tuple[int, ...] = (4, 3, 1)) -> int:
+    """How many gates of `size` a packed axis holds: 4 for an LSTM, 3 for a GRU, 1 for an RNN."""
+    gates, rest = divmod(packed, size)
+    if rest or gates not in allowed:
+        kinds = " or ".join(f"{count} ({_KINDS[count]})" for count in allowed)
+        expected = f"a multiple of the hidden size {size}, by {kinds}"
+        _checks.reject(scope.path + name, expected, f"{packed} in shape {scope.tensors[name].shape}")
+    return gates
+
+
+def check_params(network: Network | Cell, params: Params) -> Params:
+    """The params as NumPy arrays, once they fit the network."""
+    leaves = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
+    input_size = leaves[0][0] if leaves and len(leaves[0]) == 2 and leaves[0][0] else 1
+    template = jax.eval_shape(lambda: network.init(jax.random.key(0), input_size))
+    params = _checks.like_template("params", params, template, f"for {input_size} input features")
+    return jax.tree.map(np.asarray, params)
+
+
+def check_zeros(name: str, values: np.ndarray, why: str) -> None:
+    """What the other framework has no place for must be zero."""
+    if values.any():
+        _checks.reject(name, f"zeros {why}", f"values up to {np.abs(values).max()}")
+
+
+def reorder(packed: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """The gates, packed on the last axis, in another order: place k gets the gate ``order[k]``."""
+    gates = np.split(packed, len(order), axis=-1)
+    return np.concatenate([gates[k] for k in order], axis=-1)
+
+
+def merge_gru_biases(b_ih: np.ndarray, b_hh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(b, b_hn) of two biases in the order r, z, n: those of r and z are added, those of n stay apart."""
+    cut = 2 * b_ih.size // 3
+    return np.concatenate([b_ih[:cut] + b_hh[:cut], b_ih[cut:]]), b_hh[cut:]
+
+
+def split_gru_bias(b: np.ndarray, b_hn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(b_ih, b_hh) that merge to these: all in the first but b_hn, so zeros in the second for r and z."""
+    return b, np.concatenate([np.zeros(2 * b_hn.size, b.dtype), b_hn])
+
+
+def make_params(kind: type, **arrays: np.ndarray | None) -> Params:
+    """Params of this kind, as JAX arrays of their own."""
+    return kind(**{name: None if array is None else jnp.array(array) for name, array in arrays.items()})
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few of the names."""
+    names = list(names)
+    shown = ", ".join(map(repr, names[:4]))
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown or "(none)"
+
+
+def _flatten(weights: Mapping[Any, Any], path: str, separator: str) -> dict[str, Any]:
+    """Leaves by the keys that lead to them, joined."""
+    named: dict[str, Any] = {}
+    for key, value in weights.items():
+        if not isinstance(key, str | int):
+            _checks.reject("weights", "names (strings)", f"{_checks.describe(key)} below {path!r}", TypeError)
+        name = f"{path}{key}"
+        leaves = _flatten(value, name + separator, separator) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(set(leaves) & set(named)):
+            _checks.reject("weights", "different names", f"two tensors named {twice[0]!r}")
+        named |= leaves
+    return named
+
+
+def _arrays(named: Mapping[str, Any], path: str) -> dict[str, np.ndarray]:
+    """NumPy arrays by the names that follow `path`, all of the dtype of the first."""
+    arrays: dict[str, np.ndarray] = {}
+    first = None
+    for name, value in named.items():
+        array = _array(name, value)
+        first = first or (name, array.dtype)
+        if array.dtype != first[1]:
+            _checks.reject(name, f"dtype {first[1]}, as of {first[0]}", array.dtype)
+        arrays[name.removeprefix(path)] = array
+    return arrays
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        _checks.reject(name, "an array", _checks.describe(value), TypeError)
+    if str(value.dtype) == "torch.bfloat16":  # which torch does not hand to NumPy
+        value = jnp.from_dlpack(value)
+    array = np.asarray(value)
+    if str(array.dtype) not in _DTYPES:
+        _checks.reject(name, f"one of the dtypes {', '.join(_DTYPES)}", _checks.describe(array), TypeError)
+    if jnp.asarray(np.zeros((), array.dtype)).dtype != array.dtype:
+        _checks.reject(name, "at most 32 bits without jax_enable_x64", array.dtype)  # JAX would round in silence
+    return array

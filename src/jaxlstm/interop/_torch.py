@@ -1,0 +1,244 @@
+"""Weights of torch's nn.LSTM, nn.GRU and nn.RNN, and of its single cells.
+
+Its gates are packed as here, its matrices are transposed, and it has two biases where one acts.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm import _checks
+from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._network import Network
+from jaxlstm._types import Cell, Params
+from jaxlstm.cells import (
+    GRUCell,
+    GRUParams,
+    LSTMCell,
+    LSTMParams,
+    LSTMVariantCell,
+    LSTMVariantParams,
+    RNNCell,
+    RNNParams,
+)
+from jaxlstm.interop import _tensors
+from jaxlstm.interop._tensors import Scope
+
+_NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+def from_torch(
+    weights: Mapping[str, Any] | str | os.PathLike[str], *, prefix: str = "", nonlinearity: str | None = None
+) -> tuple[Network, Params]:
+    """Read the state dict of an nn.LSTM, nn.GRU, nn.RNN or one of their cells.
+
+        w_ih = weight_ih^T    w_hh = weight_hh^T    w_hr = weight_hr^T    b = bias_ih + bias_hh
+
+    but for the n of a GRU, whose two biases stay apart: b_n = bias_ih_n, b_hn = bias_hh_n. Layers, directions,
+    projection, biases and dtype are told by the names and shapes. Without biases, b is zero.
+
+    Args:
+      weights: ``module.state_dict()``, or the same names with arrays of NumPy; or a safetensors file with them.
+      prefix: where the module is in a larger model, such as ``"encoder.rnn"``. All below it must belong to the module.
+      nonlinearity: of an nn.RNN or nn.RNNCell "tanh" or "relu", which no weight tells; otherwise None.
+
+    Returns:
+      ``(network, params)``: a `Layer`, a `Bidirectional`, or a `Stack` of either (without torch's dropout, which is no
+      weight). A single cell is a `Layer`: ``network.cell``.
+
+    Raises:
+      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ImportError: if weights is a file and the package safetensors is missing.
+
+    >>> import numpy as np
+    >>> from jaxlstm.interop import from_torch
+    >>> shapes = {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "bias_ih_l0": (16,), "bias_hh_l0": (16,)}
+    >>> network, params = from_torch({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    >>> network
+    Layer(cell=LSTMCell(hidden_size=4), reverse=False)
+    >>> float(params.b[0])
+    2.0
+    """
+    if isinstance(weights, str | os.PathLike):
+        weights = _tensors.read_file(weights)
+    scope = _tensors.read_scope(weights, prefix, ".")
+    suffixes = _suffixes(scope)
+    cell, input_size = _cell(scope, suffixes[0], nonlinearity)
+    _check(scope, suffixes, cell, input_size)
+    params = [_read(scope, suffix, cell) for suffix in suffixes]
+    if not any(suffix.endswith("_reverse") for suffix in suffixes):
+        layers, nested = [Layer(cell)] * len(suffixes), params
+    else:
+        layers = [Bidirectional(cell)] * (len(suffixes) // 2)
+        nested = list(zip(params[::2], params[1::2], strict=True))
+    return (layers[0], nested[0]) if len(layers) == 1 else (Stack(*layers), tuple(nested))
+
+
+def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
+    """Write the state dict of an nn.LSTM, nn.GRU or nn.RNN, or of a single cell.
+
+    The inverse of `from_torch`, bit for bit but for the two biases it added: here all is in bias_ih, and bias_hh is
+    zero, except that bias_hh_n of a GRU is b_hn.
+
+    Args:
+      network: a `Layer`, a `Bidirectional`, or a `Stack` of equal ones; or a cell, whose tensors are named as those of
+        nn.LSTMCell, nn.GRUCell or nn.RNNCell.
+      params: its params.
+      prefix: put before the names, with a dot.
+      bias: whether the module has biases; without, those of params must be zero.
+
+    Returns:
+      Arrays by torch's names, in its order: ``module.load_state_dict({k: torch.from_numpy(v) for k, v in ...})``.
+
+    Raises:
+      ValueError, TypeError: if params do not fit the network, or torch has no such network.
+
+    >>> from jaxlstm.interop import to_torch
+    >>> cell = jl.GRUCell(4)
+    >>> list(to_torch(cell, cell.init(jax.random.key(0), 3)))
+    ['weight_ih', 'weight_hh', 'bias_ih', 'bias_hh']
+    """
+    cells = _cells(network)
+    for cell in cells.values():
+        _check_cell(cell, next(iter(cells.values())))
+    _checks.check_flag("bias", bias)
+    params = _tensors.check_params(network, params)
+    per_cell = jax.tree.leaves(params, is_leaf=lambda node: hasattr(node, "_fields"))
+    path = _tensors.path_of(prefix, ".")
+    return {
+        f"{path}{name}{suffix}": np.array(array, order="C")
+        for (suffix, cell), one in zip(cells.items(), per_cell, strict=True)
+        for name, array in _write(cell, one, bias).items()
+    }
+
+
+def _suffixes(scope: Scope) -> list[str]:
+    """What follows the tensors' names, a cell each: bottom first, forward before backward; of a single cell nothing."""
+    found = {name[match.start() :] for name in scope.tensors if (match := re.search(r"_l\d{1,4}(_reverse)?$", name))}
+    if not found:
+        return [""]
+    depth = 1 + max(int(suffix[2:].partition("_")[0]) for suffix in found)
+    ends = ("", "_reverse") if any(suffix.endswith("_reverse") for suffix in found) else ("",)
+    return [f"_l{layer}{end}" for layer in range(depth) for end in ends]
+
+
+def _names(scope: Scope) -> list[str]:
+    """The tensors that each cell has."""
+    names = ["weight_ih", "weight_hh"]
+    if any(name.startswith("bias") for name in scope.tensors):
+        names += ["bias_ih", "bias_hh"]
+    return names + ["weight_hr"] * any(name.startswith("weight_hr") for name in scope.tensors)
+
+
+def _cell(scope: Scope, suffix: str, nonlinearity: str | None) -> tuple[Cell, int]:
+    """The cell that the tensors of one layer and direction make, and its input size."""
+    for name in ("weight_ih", "weight_hh"):
+        if name + suffix not in scope.tensors:
+            _tensors.check_names(scope, [name + suffix for name in _names(scope)], "torch's LSTM, GRU or RNN")
+    _, input_size = _tensors.check_matrix(scope, f"weight_ih{suffix}")
+    rows, size = _tensors.check_matrix(scope, f"weight_hh{suffix}")
+    if f"weight_hr{suffix}" in scope.tensors:
+        projection_size, hidden_size = _tensors.check_matrix(scope, f"weight_hr{suffix}")
+        gates, cell = 4, LSTMVariantCell(hidden_size, projection_size=projection_size)
+    else:
+        gates = _tensors.gate_count(scope, f"weight_hh{suffix}", rows, size)
+        cell = LSTMCell(size) if gates == 4 else GRUCell(size)
+    if (gates == 1) != (nonlinearity is not None):
+        kind = "'tanh' or 'relu' for an RNN" if gates == 1 else "None for an LSTM or a GRU"
+        _checks.reject("nonlinearity", kind, repr(nonlinearity))
+    if gates == 1:
+        if nonlinearity not in _NONLINEARITIES:
+            _checks.reject("nonlinearity", "'tanh' or 'relu'", repr(nonlinearity))
+        cell = RNNCell(size, activation_fn=_NONLINEARITIES[nonlinearity])
+    return cell, input_size
+
+
+def _check(scope: Scope, suffixes: list[str], cell: Cell, input_size: int) -> None:
+    """All names and shapes follow from the first layer's."""
+    names = _names(scope)
+    what = f"{len(suffixes)} of {cell}"
+    _tensors.check_names(scope, [name + suffix for suffix in suffixes for name in names], what)
+    out, size = cell.output_size, cell.hidden_size
+    rows = size * (4 if isinstance(cell, LSTMCell | LSTMVariantCell) else 3 if isinstance(cell, GRUCell) else 1)
+    directions = 2 if suffixes[-1].endswith("_reverse") else 1
+    for index, suffix in enumerate(suffixes):
+        features = input_size if index < directions else directions * out
+        shapes = {"weight_ih": (rows, features), "weight_hh": (rows, out), "weight_hr": (out, size)}
+        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        _tensors.check_shapes(scope, {name + suffix: shapes[name] for name in names})
+
+
+def _read(scope: Scope, suffix: str, cell: Cell) -> Params:
+    """Params of one cell."""
+    tensors = scope.tensors
+    w_ih, w_hh = tensors[f"weight_ih{suffix}"].T, tensors[f"weight_hh{suffix}"].T
+    zeros = np.zeros(w_ih.shape[-1], w_ih.dtype)
+    b_ih, b_hh = tensors.get(f"bias_ih{suffix}", zeros), tensors.get(f"bias_hh{suffix}", zeros)
+    if isinstance(cell, GRUCell):
+        b, b_hn = _tensors.merge_gru_biases(b_ih, b_hh)
+        return _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=b_hn)
+    if isinstance(cell, LSTMVariantCell):
+        w_hr = tensors[f"weight_hr{suffix}"].T
+        return _tensors.make_params(LSTMVariantParams, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh, w_hr=w_hr)
+    kind = LSTMParams if isinstance(cell, LSTMCell) else RNNParams
+    return _tensors.make_params(kind, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh)
+
+
+def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
+    """Tensors of one cell, in torch's order."""
+    tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
+    b_ih, b_hh = params.b, np.zeros_like(params.b)
+    if isinstance(cell, GRUCell):
+        b_ih, b_hh = _tensors.split_gru_bias(params.b, params.b_hn)
+    if bias:
+        tensors |= {"bias_ih": b_ih, "bias_hh": b_hh}
+    else:
+        _tensors.check_zeros("params: biases", np.stack([b_ih, b_hh]), "for bias=False")
+    if getattr(params, "w_hr", None) is not None:
+        tensors["weight_hr"] = params.w_hr.T
+    return tensors
+
+
+def _cells(network: Network | Cell) -> dict[str, Cell]:
+    """The cells by what follows their tensors' names."""
+    if isinstance(network, Cell):
+        return {"": network}
+    layers = network.layers if isinstance(network, Stack) else (network,)
+    both = isinstance(layers[0], Bidirectional)
+    cells = {}
+    for index, layer in enumerate(layers):
+        if both and isinstance(layer, Bidirectional) and layer.merge == "concat":
+            cells |= {f"_l{index}": layer.cell, f"_l{index}_reverse": layer.backward_cell or layer.cell}
+        elif not both and isinstance(layer, Layer) and not layer.reverse:
+            cells[f"_l{index}"] = layer.cell
+        else:
+            expected = "Bidirectional(..., merge='concat')" if both else "Layer(..., reverse=False)"
+            _checks.reject("network", f"{expected} in every layer, which is what torch has", layer)
+    return cells
+
+
+def _check_cell(cell: Cell, first: Cell) -> None:
+    """A cell that torch has, of the kind and sizes of the first."""
+    if _kind(cell) is None:
+        _checks.reject("network", "LSTM, GRU (reset_after) or RNN (tanh, relu) cells as torch has them", cell)
+    if _kind(cell) != _kind(first):
+        _checks.reject("network", f"cells like the first, {first}", cell)
+
+
+def _kind(cell: Cell) -> tuple[Any, ...] | None:
+    """What two cells of one torch module have in common, or None if torch has no such cell."""
+    sizes = (cell.hidden_size, cell.output_size)
+    match cell:
+        case LSTMVariantCell(peephole=False, coupled=False, layer_norm=False, clip=None) | LSTMCell():
+            usual = cell.gate_fn is jax.nn.sigmoid and cell.activation_fn is jnp.tanh
+            return ("LSTM", getattr(cell, "projection_size", None), *sizes) if usual else None
+        case GRUCell(reset_after=True, gate_fn=jax.nn.sigmoid, activation_fn=jnp.tanh):
+            return ("GRU", *sizes)
+        case RNNCell() if cell.activation_fn in _NONLINEARITIES.values():
+            return ("RNN", cell.activation_fn, *sizes)
+    return None
