@@ -1,7 +1,7 @@
 """Weights in and out: files of this library, the arrays of other frameworks, ONNX models, and programs for serving.
 
-``from_x(weights) -> (network, params)`` reads what framework x trained, ``to_x(network, params)`` writes it back; none of
-the frameworks is imported.
+``from_x(weights) -> (network, params)`` reads what framework x trained, ``to_x(network, params)`` writes it back; no
+framework is imported for it.
 
 `save` and `load` keep a network with its params; `save_params` and `load_params` any other tree of arrays, such as a
 model with a head, of which the reader brings a template.

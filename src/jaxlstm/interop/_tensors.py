@@ -15,6 +15,7 @@ from jaxlstm import _checks
 from jaxlstm._network import Network
 from jaxlstm._types import Cell, Params
 from jaxlstm.interop import _safetensors
+from jaxlstm.interop._arguments import check_network
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
@@ -65,12 +66,8 @@ def path_of(prefix: str, separator: str) -> str:
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Every tensor of a safetensors file."""
-    library = _safetensors._library()
-    try:
-        with library.safe_open(os.fspath(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except library.SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)}: damaged, or not a safetensors file ({error})") from error
+    with _safetensors.opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def check_names(scope: Scope, names: Iterable[str], what: str) -> None:
@@ -114,10 +111,7 @@ def gate_count(scope: Scope, name: str, packed: int, size: int, allowed: tuple[i
 
 def check_params(network: Network | Cell, params: Params) -> Params:
     """The params as NumPy arrays, once they fit the network."""
-    leaves = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
-    input_size = leaves[0][0] if leaves and len(leaves[0]) == 2 and leaves[0][0] else 1
-    template = jax.eval_shape(lambda: network.init(jax.random.key(0), input_size))
-    params = _checks.like_template("params", params, template, f"for {input_size} input features")
+    check_network(network, params)
     return jax.tree.map(np.asarray, params)
 
 
