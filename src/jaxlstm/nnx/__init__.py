@@ -1,0 +1,20 @@
+"""Recurrent modules for Flax nnx.
+
+`RNN`, `Bidirectional` and the cells stand in for Flax's own, with the same arguments and state. `LSTM`, `GRU` and
+`SimpleRNN` are whole networks in one call, and `last_output` is what a classifier reads of them.
+"""
+
+from flax.nnx import RNNCellBase
+
+from jaxlstm.nnx._cells import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
+from jaxlstm.nnx._rnn import RNN, Bidirectional
+
+__all__ = [
+    "RNN",
+    "Bidirectional",
+    "GRUCell",
+    "LSTMCell",
+    "OptimizedLSTMCell",
+    "RNNCellBase",
+    "SimpleCell",
+]
