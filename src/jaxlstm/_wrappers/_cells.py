@@ -16,7 +16,7 @@ from jaxlstm.cells._gru import gru_transition
 
 
 class ResidualRNNCell(RNNCell):
-    """h_t = activation_fn(W_ih x_t + W_hh h_{t-1} + b + h_{t-1}) (Yue et al. 2018), Flax's ``SimpleCell(residual=True)``.
+    """h_t = activation_fn(W_ih x_t + W_hh h_{t-1} + b + h_{t-1}), Flax's ``SimpleCell(residual=True)``.
 
     >>> from jaxlstm._wrappers._cells import ResidualRNNCell
     >>> cell = ResidualRNNCell(4)
@@ -39,7 +39,7 @@ class MGUCell(Cell):
         n_t = tanh(W_in x_t + b_n + W_hn h_{t-1})                       reset_gate=False
         h_t = (1 - f_t) * n_t + f_t * h_{t-1}                           the output y_t
 
-    Its params are those of a GRU without r: ``w_ih [I, 2H]``, ``w_hh [H, 2H]``, ``b [2H]`` in the order f, n, and ``b_hn``.
+    Its params are those of a GRU without r: ``w_ih [I, 2H]``, ``w_hh [H, 2H]``, ``b [2H]``, packed f, n, and ``b_hn``.
 
     >>> from jaxlstm._wrappers._cells import MGUCell
     >>> cell = MGUCell(4)

@@ -1,4 +1,4 @@
-"""A call of a recurrent module as Flax makes it: checked under Flax's names, laid time first, run on the core, and back."""
+"""A call of a recurrent module as Flax makes it: checked under Flax's names, laid time first, run on the core."""
 
 from collections.abc import Hashable
 from typing import Any, NamedTuple

@@ -14,9 +14,13 @@ from flax.linen import (
     SimpleCell,
 )
 
+from jaxlstm._wrappers._network import last_output
+from jaxlstm.linen._layers import GRU, LSTM, SimpleRNN
 from jaxlstm.linen._rnn import RNN, Bidirectional
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "RNN",
     "Bidirectional",
     "ConvLSTMCell",
@@ -26,4 +30,6 @@ __all__ = [
     "OptimizedLSTMCell",
     "RNNCellBase",
     "SimpleCell",
+    "SimpleRNN",
+    "last_output",
 ]

@@ -74,11 +74,11 @@ def _beside(gates: Gates, names: str, what: str) -> Array:
     return jnp.concatenate([gates[name][what] for name in names.split()], axis=-1)
 
 
-_LSTM = Fit(frozenset("ii if ig io hi hf hg ho".split()), _lstm)
+_LSTM = Fit(frozenset(["ii", "if", "ig", "io", "hi", "hf", "hg", "ho"]), _lstm)
 _FITS = {
     linen.LSTMCell: _LSTM,
     linen.OptimizedLSTMCell: _LSTM,
-    linen.GRUCell: Fit(frozenset("ir iz in hr hz hn".split()), _gru),
-    linen.MGUCell: Fit(frozenset("if in hf hn".split()), _mgu),
-    linen.SimpleCell: Fit(frozenset("i h".split()), _simple),
+    linen.GRUCell: Fit(frozenset(["ir", "iz", "in", "hr", "hz", "hn"]), _gru),
+    linen.MGUCell: Fit(frozenset(["if", "in", "hf", "hn"]), _mgu),
+    linen.SimpleCell: Fit(frozenset(["i", "h"]), _simple),
 }

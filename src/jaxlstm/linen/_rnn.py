@@ -176,6 +176,9 @@ class Bidirectional(linen.Bidirectional):
     (2, 5, 8)
     """
 
+    forward_rnn: Any
+    backward_rnn: Any
+
     def __call__(
         self,
         inputs: ArrayLike,

@@ -6,10 +6,14 @@
 
 from flax.nnx import RNNCellBase
 
+from jaxlstm._wrappers._network import last_output
 from jaxlstm.nnx._cells import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
+from jaxlstm.nnx._layers import GRU, LSTM, SimpleRNN
 from jaxlstm.nnx._rnn import RNN, Bidirectional
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "RNN",
     "Bidirectional",
     "GRUCell",
@@ -17,4 +21,6 @@ __all__ = [
     "OptimizedLSTMCell",
     "RNNCellBase",
     "SimpleCell",
+    "SimpleRNN",
+    "last_output",
 ]

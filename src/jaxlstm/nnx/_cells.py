@@ -121,9 +121,7 @@ def _lstm(cell: Any) -> tuple[Cell, Params]:
 
 
 def _optimized_lstm(cell: Any) -> tuple[Cell, Params]:
-    params = core.LSTMParams(
-        w_ih=cell.dense_i.kernel[...], w_hh=cell.dense_h.kernel[...], b=cell.dense_h.bias[...]
-    )
+    params = core.LSTMParams(w_ih=cell.dense_i.kernel[...], w_hh=cell.dense_h.kernel[...], b=cell.dense_h.bias[...])
     return core.LSTMCell(cell.hidden_features, gate_fn=cell.gate_fn, activation_fn=cell.activation_fn), params
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
@@ -131,9 +130,10 @@ class RNN(nnx.RNN):
             feature_axes=self.cell.num_feature_axes,
         )
         steps = time_first(inputs, call)
-        initial = None
-        if initial_carry is None or reset is not None or seq_lengths is not None or mask is not None:
+        if initial_carry is None or reset is not None:
             initial = _initial_carry(self, steps.inputs.shape[1:], rngs)
+        else:
+            initial = initial_carry  # nothing else starts from the cell's own, which may take rngs
         carry = initial if initial_carry is None else initial_carry
         carry, outputs = _run(self, call, steps, carry, initial)
         outputs = as_asked(outputs, call)
