@@ -154,7 +154,7 @@ def last_output(carry: tuple[Carry, ...]) -> Float[Array, "*batch O"]:
     >>> last_output(carry).shape, bool((last_output(carry)[1, :4] == outputs[1, 1, :4]).all())
     ((2, 8), True)
     """
-    top = carry[-1] if type(carry) is tuple and carry else None
+    top: Any = carry[-1] if type(carry) is tuple and carry else None
     directions = top if type(top) is tuple else (top,)
     if not all(hasattr(direction, "h") for direction in directions):
         _checks.reject("carry", "the carry of LSTM, GRU or SimpleRNN", _checks.describe(carry), TypeError)

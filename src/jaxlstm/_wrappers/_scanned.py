@@ -64,7 +64,7 @@ def running(scan: Scan, steps: Steps, carry: Any, call: Call) -> tuple[Any, Any]
         def run(carries: tuple[Any, Any], now: Steps) -> tuple[Any, Any]:
             carry, kept = carries
             after, y = step(carry, now.inputs)
-            return (after, select(now.valid, after, kept)), y
+            return (after, after if now.valid is None else select(now.valid, after, kept)), y
 
         return run
 

@@ -198,7 +198,7 @@ class Bidirectional(linen.Bidirectional):
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
         keys = (None, None) if init_key is None else jax.random.split(init_key)
         # Other RNNs than ours are called as Flax calls them.
-        more = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
+        more: dict[str, Any] = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
         more |= {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
         forward, forward_outputs = self.forward_rnn(
             inputs, initial_carry=carries[0], init_key=keys[0], return_carry=True, reverse=False, **more

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array
 
 from jaxlstm import _checks
@@ -80,8 +81,8 @@ class GRUCell(_ZerosNeedNoKey, nnx.GRUCell):
             return super().__call__(carry, inputs)
         zx, zh = self.dense_i(inputs), self.dense_h(carry)
         zh = zh.at[..., -self.hidden_features :].add(self.b_hn[...].astype(zh.dtype))
-        cell = core.GRUCell(self.hidden_features, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
-        h = cell.transition(None, zx, zh, RNNCarry(h=carry)).h
+        cell: Any = core.GRUCell(self.hidden_features, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
+        h = cell.transition(None, zx, zh, RNNCarry(h=carry)).h  # which reads no params, but with reset_after=False
         return h, h
 
 
@@ -91,15 +92,15 @@ def starts_at_zero(cell: Any) -> bool:
     return type(cell) in _FITS and own in (None, nnx.initializers.zeros_init())
 
 
-def fit(cell: Any) -> tuple[Cell, Params] | None:
-    """The core's cell and params for this one; None for one that it does not know, a subclass included."""
+def fit(cell: Any) -> tuple[Cell, Params, Any] | None:
+    """The core's cell and params for this one, and its dtype; None for one not known, a subclass included."""
     pack = _FITS.get(type(cell))
     if pack is None:
         return None
     functions = [getattr(cell, name) for name in ("gate_fn", "activation_fn") if hasattr(cell, name)]
     linears = [value for value in vars(cell).values() if isinstance(value, nnx.Module)]
-    plain = all(map(is_static, functions)) and not any(isinstance(function, nnx.Module) for function in functions)
-    return pack(cell) if plain and all(_is_plain(linear, cell.dtype) for linear in linears) else None
+    plain = all(map(is_static, functions)) and all(_is_plain(linear, cell.dtype) for linear in linears)
+    return (*pack(cell), cell.dtype) if plain else None
 
 
 def _is_plain(linear: Any, dtype: Any) -> bool:
@@ -107,7 +108,7 @@ def _is_plain(linear: Any, dtype: Any) -> bool:
     default = {"precision": None, "dot_general": jax.lax.dot_general, "preferred_element_type": None, "dtype": dtype}
     if type(linear) is not nnx.Linear or any(getattr(linear, name, value) != value for name, value in default.items()):
         return False
-    return linear.promote_dtype is nnx.nn.dtypes.promote_dtype
+    return linear.promote_dtype is promote_dtype
 
 
 def _lstm(cell: Any) -> tuple[Cell, Params]:

@@ -13,7 +13,7 @@ from jaxlstm._wrappers._sequence import Call, Steps, as_asked, on_core, time_fir
 from jaxlstm.nnx import _cells
 
 # Flax 0.12 moved the scan whose state_axes these modules take.
-_nnx_scan = nnx.compat.scan if hasattr(nnx, "compat") else nnx.scan
+_nnx_scan = nnx.compat.scan if hasattr(nnx, "compat") else nnx.scan  # pyright: ignore[reportPrivateImportUsage]
 
 
 class RNN(nnx.RNN):
@@ -156,7 +156,8 @@ def _run(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[
     pads = rnn.zero_padding or call.seq_lengths is None
     if fit and pads and (steps.reset is None or _cells.starts_at_zero(rnn.cell)):
         options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
-        return on_core(*fit, steps, carry, dtype=rnn.cell.dtype, **options)
+        cell, params, dtype = fit
+        return on_core(cell, params, steps, carry, dtype=dtype, **options)
     if rnn.remat:
         _checks.reject("remat", "None where the cell is scanned as in Flax (see flax.nnx.remat)", rnn.remat)
     return _scan(rnn, call, steps, carry, initial)
@@ -193,6 +194,9 @@ class Bidirectional(nnx.Bidirectional):
     (2, 5, 8)
     """
 
+    forward_rnn: Any
+    backward_rnn: Any
+
     def __call__(
         self,
         inputs: ArrayLike,
@@ -211,7 +215,7 @@ class Bidirectional(nnx.Bidirectional):
         carries = (None, None) if initial_carry is None else initial_carry
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
         # Other RNNs than ours are called as Flax calls them.
-        more = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
+        more: dict[str, Any] = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
         more |= {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
         rngs = self.rngs if rngs is None else rngs
         more["rngs"] = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
