@@ -16,13 +16,15 @@ from jaxlstm._wrappers._sequence import is_static
 
 
 class _ZerosNeedNoKey:
-    """For a cell of Flax: `initialize_carry` asks for rngs only if it draws something."""
+    """For a cell of Flax: `initialize_carry` takes random numbers only if it draws something."""
+
+    carry_init: Any
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
-        """The carry before the first step, as in Flax, but that `rngs` may be left out where it is zeros."""
+        """The carry before the first step, as in Flax, but that `rngs` is not used, and may be left out, where it is zeros."""
         given = {} if carry_init is None else {"carry_init": carry_init}  # flax before 0.12 has no such argument
-        if rngs is None and carry_init is None and starts_at_zero(self):
-            rngs = getattr(self, "rngs", None) or nnx.Rngs(0)
+        if carry_init is None and _is_zeros(self.carry_init):
+            rngs = nnx.Rngs(0)  # which Flax asks for
         return super().initialize_carry(input_shape, rngs, **given)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -81,15 +83,14 @@ class GRUCell(_ZerosNeedNoKey, nnx.GRUCell):
             return super().__call__(carry, inputs)
         zx, zh = self.dense_i(inputs), self.dense_h(carry)
         zh = zh.at[..., -self.hidden_features :].add(self.b_hn[...].astype(zh.dtype))
-        cell: Any = core.GRUCell(self.hidden_features, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
-        h = cell.transition(None, zx, zh, RNNCarry(h=carry)).h  # which reads no params, but with reset_after=False
+        cell, params = _gru(self)
+        h = cell.transition(params, zx, zh, RNNCarry(h=carry)).h
         return h, h
 
 
 def starts_at_zero(cell: Any) -> bool:
     """Whether the cell is one of Flax's or of these, and its carry begins as zeros."""
-    own = getattr(cell, "carry_init", None)
-    return type(cell) in _FITS and own in (None, nnx.initializers.zeros_init())
+    return type(cell) in _FITS and _is_zeros(cell.carry_init)
 
 
 def fit(cell: Any) -> tuple[Cell, Params, Any] | None:
@@ -101,6 +102,10 @@ def fit(cell: Any) -> tuple[Cell, Params, Any] | None:
     linears = [value for value in vars(cell).values() if isinstance(value, nnx.Module)]
     plain = all(map(is_static, functions)) and all(_is_plain(linear, cell.dtype) for linear in linears)
     return (*pack(cell), cell.dtype) if plain else None
+
+
+def _is_zeros(carry_init: Any) -> bool:
+    return carry_init in (None, nnx.initializers.zeros_init())
 
 
 def _is_plain(linear: Any, dtype: Any) -> bool:
