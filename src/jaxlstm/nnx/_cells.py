@@ -21,7 +21,7 @@ class _ZerosNeedNoKey:
     carry_init: Any
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
-        """The carry before the first step, as in Flax, but that `rngs` is not used, and may be left out, where it is zeros."""
+        """The carry before the first step, as in Flax; where it is zeros, `rngs` is not used and may be left out."""
         given = {} if carry_init is None else {"carry_init": carry_init}  # flax before 0.12 has no such argument
         if carry_init is None and _is_zeros(self.carry_init):
             rngs = nnx.Rngs(0)  # which Flax asks for
