@@ -10,10 +10,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Int
 
-import jaxlstm as core
-from jaxlstm import _checks
+from jaxlstm import _checks, _unroll
 from jaxlstm._types import Carry, Cell, Params, RNNCarry, cast, compute_dtype
-from jaxlstm._unroll import valid_steps
 from jaxlstm.cells import LSTMCarry
 
 
@@ -52,7 +50,7 @@ def time_first(inputs: ArrayLike, call: Call) -> Steps:
         for name, value in (("mask", call.mask), ("reset", call.reset))
     )
     lengths = None if call.seq_lengths is None else _seq_lengths(call.seq_lengths, tuple(batch), steps)
-    return Steps(inputs, valid_steps(steps, tuple(batch), lengths=lengths, mask=mask), reset)
+    return Steps(inputs, _unroll.valid_steps(steps, tuple(batch), lengths=lengths, mask=mask), reset)
 
 
 def as_asked(ys: Any, call: Call) -> Any:
@@ -104,7 +102,7 @@ def on_core(
         _checks.reject("inputs", f"{input_size} features on the last axis, as the params", steps.inputs.shape[-1])
     carry = _core_carry(initial_carry, jax.eval_shape(lambda: cell.init_carry(params, batch_shape)))
     compute = compute_dtype((params, carry), steps.inputs.dtype) if dtype is None else jnp.dtype(dtype)
-    after, ys = core.unroll(
+    after, ys = _unroll.unroll(
         cell,
         cast(params, compute),
         steps.inputs.astype(compute),
