@@ -94,8 +94,8 @@ def everything(module, cell, call, variables, inputs, dtype=jnp.float64):
     [
         ("lstm", "keep_order"),
         ("gru", "reverse"),
-        ("mgu", "lengths"),
-        ("simple", "plain"),
+        pytest.param("mgu", "lengths", marks=pytest.mark.slow),
+        pytest.param("simple", "plain", marks=pytest.mark.slow),
         *(
             pytest.param(name, "reverse", marks=pytest.mark.slow)
             for name in ("lstm", "optimized", "mgu_no_reset", "residual")
@@ -110,6 +110,7 @@ def test_numbers_are_flaxs(name, call):
     assert_close(run(ours), run(nn))
 
 
+@pytest.mark.slow
 def test_numbers_are_flaxs_in_float32():
     cell, inputs = ours.LSTMCell(HIDDEN), jnp.asarray(INPUTS, jnp.float32)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), LSTM_VARIABLES)
@@ -232,6 +233,7 @@ def test_a_users_cell_works_as_in_flax(reverse):
     assert int(mine[1]["count"]["cell"]["steps"]) == STEPS + 1
 
 
+@pytest.mark.slow
 def test_convolutions_work_as_in_flax():
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1)))
     options = {"features": 2, "kernel_size": (3, 3), "param_dtype": jnp.float64}
@@ -315,7 +317,7 @@ def test_names_tables_and_partitioning_are_flaxs():
     assert "LSTMCell" in mine.tabulate(jax.random.key(0), INPUTS)
 
 
-@pytest.mark.parametrize("cell", [ours.LSTMCell, ours.GRUCell])
+@pytest.mark.parametrize("cell", [ours.LSTMCell, pytest.param(ours.GRUCell, marks=pytest.mark.slow)])
 def test_mixed_precision_has_flaxs_dtypes(cell):
     cell, inputs = cell(HIDDEN, dtype=jnp.bfloat16), jnp.asarray(INPUTS, jnp.float32)
     with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes
@@ -340,7 +342,7 @@ def test_integers_are_promoted_as_in_flax():
 SIMPLE_VARIABLES = variables_of(ours.RNN(CELLS["simple"]))
 
 
-@pytest.mark.parametrize("remat", [True, "sqrt"])
+@pytest.mark.parametrize("remat", [True, pytest.param("sqrt", marks=pytest.mark.slow)])
 def test_remat(remat):
     def gradient(**options):
         return jax.grad(lambda params: weighed(ours.RNN(CELLS["simple"], **options).apply(params, INPUTS)))

@@ -68,6 +68,7 @@ class Block(nnx.Module):
         return self.gru(xs)[1]
 
 
+@pytest.mark.slow
 def test_inside_flaxs_transforms():
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(
