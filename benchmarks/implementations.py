@@ -96,6 +96,17 @@ def flax_linen(problem: Problem) -> Implementation:
     """Flax linen: RNN(OptimizedLSTMCell)."""
     from flax import linen
 
+    return _linen(problem, linen)
+
+
+def jaxlstm_linen(problem: Problem) -> Implementation:
+    """The same with one import changed."""
+    from jaxlstm import linen
+
+    return _linen(problem, linen)
+
+
+def _linen(problem: Problem, linen: Any) -> Implementation:
     model = linen.RNN(linen.OptimizedLSTMCell(problem.w_hh.shape[0]), time_major=True)
     gates = {}
     for name, w_i, w_h, b in zip("ifgo", *(np.split(w, 4, axis=-1) for w in problem[1:4]), strict=True):
@@ -108,8 +119,21 @@ def flax_nnx(problem: Problem) -> Implementation:
     """Flax nnx: RNN(OptimizedLSTMCell), split into a graph and its params, as for any function under jax.jit."""
     from flax import nnx
 
+    return _nnx(problem, nnx)
+
+
+def jaxlstm_nnx(problem: Problem) -> Implementation:
+    """The same with one import changed."""
+    from jaxlstm import nnx
+
+    return _nnx(problem, nnx)
+
+
+def _nnx(problem: Problem, modules: Any) -> Implementation:
+    from flax import nnx
+
     sizes = problem.w_ih.shape[0], problem.w_hh.shape[0]
-    model = nnx.RNN(nnx.OptimizedLSTMCell(*sizes, rngs=nnx.Rngs(0)), time_major=True)
+    model = modules.RNN(modules.OptimizedLSTMCell(*sizes, rngs=nnx.Rngs(0)), time_major=True)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     weights = {"dense_i": {"kernel": problem.w_ih}, "dense_h": {"kernel": problem.w_hh, "bias": problem.b}}
     nnx.replace_by_pure_dict(params, {"cell": jax.tree.map(jnp.asarray, weights)})

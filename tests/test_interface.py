@@ -99,20 +99,57 @@ def test_cells_begin_with_their_own_options(name):
     assert signature(name).startswith(STARTS[name])
 
 
-def signature(name):
+def signature(name, function=jl):
     """Names, order, kinds and defaults, as they are written, without annotations."""
-    function = jl
     for part in name.split("."):
         function = getattr(function, part)
-    parameters = inspect.signature(function).parameters.values()
     words = []
-    for parameter in parameters:
+    for parameter in parameters_of(function):
         starred = any(word.startswith("*") for word in words)
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             words.append("*")
-        star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         words.append(f"{star}{parameter.name}{default(parameter)}")
     return ", ".join(words)
+
+
+CALL = "self, inputs, *, seq_lengths=None, mask=None, reset=None, initial_carry=None, deterministic=None"
+NETWORK = "num_layers=1, bidirectional=False, *, dropout=0.0, recurrent_dropout=0.0, dtype=None, param_dtype=float32"
+FLAX_SIGNATURES = {
+    "linen.LSTM.__call__": CALL,
+    "nnx.LSTM.__call__": f"{CALL}, rngs=None",
+    "nnx.LSTM": f"in_features, features, {NETWORK}, initial_carry='zeros', remat=None, deterministic=False, "
+    "projection=None, forget_bias=1.0, rngs",
+    "nnx.GRUCell": "in_features, hidden_features, *, b_hn=False, rngs, **options",
+}
+
+
+@pytest.mark.parametrize("name", FLAX_SIGNATURES)
+def test_signatures_of_the_flax_modules(name):
+    module, _, rest = name.partition(".")
+    assert signature(rest, importlib.import_module(f"jaxlstm.{module}")) == FLAX_SIGNATURES[name]
+
+
+@pytest.mark.parametrize("module", ["linen", "nnx"])
+def test_the_flax_modules_take_every_argument_of_flaxs(module):
+    """In the same order, with the same defaults; what is added comes after, or by keyword."""
+    ours, theirs = importlib.import_module(f"jaxlstm.{module}"), importlib.import_module(f"flax.{module}")
+    shared = [name for name in ours.__all__ if hasattr(theirs, name)]
+    assert {"RNN", "Bidirectional", "LSTMCell", "GRUCell"} <= set(shared)
+    for name in shared:
+        for function in ("__init__", "__call__"):
+            own, its = (inspect.signature(getattr(getattr(one, name), function)).parameters for one in (ours, theirs))
+            if "options" not in own:  # which hands all others on to Flax
+                kept = {key: value.default for key, value in own.items() if key in its}
+                assert kept == {key: value.default for key, value in its.items()}
+                assert [*kept][:2] == [*its][:2]
+
+
+def parameters_of(function):
+    """Of a class, those of its constructor: an nnx module's metaclass hides them from `inspect.signature`."""
+    if inspect.isclass(function):
+        return list(inspect.signature(function.__init__).parameters.values())[1:]
+    return list(inspect.signature(function).parameters.values())
 
 
 def default(parameter):
@@ -153,6 +190,11 @@ ORDER = [
     "_unroll",
     "_network",
     "_layers",
+    "_wrappers",
+    "_wrappers._cells",
+    "_wrappers._sequence",
+    "_wrappers._scanned",
+    "_wrappers._network",
 ]
 OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__"}
 MODULES = {
@@ -198,9 +240,12 @@ def test_the_order_names_modules_that_are_there():
     assert set(ORDER) <= set(MODULES)
 
 
+FLAX = [name for name in MODULES if name.startswith(("linen", "nnx"))]
+
+
 def documented():
-    """Every public function, class and method of the modules that load no optional dependency, by its full name."""
-    names = [name for name in MODULES if name in ORDER or name.startswith("interop")]
+    """Every public function, class and method of the core, of interop and of the Flax modules, by its full name."""
+    names = [*ORDER, *FLAX, *(name for name in MODULES if name.startswith("interop"))]
     for module in (importlib.import_module(f"jaxlstm.{name}") for name in names):
         for name, value in vars(module).items():
             if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
@@ -215,13 +260,16 @@ def documented():
 DOCUMENTED = dict(documented())
 
 
+NOT_DESCRIBED = ("self", "_", "parent", "name")  # the last two are those of every linen module
+
+
 @pytest.mark.parametrize("name", [name for name, value in DOCUMENTED.items() if "Args:" in (value.__doc__ or "")])
 def test_documented_arguments_are_the_signature(name):
     function = DOCUMENTED[name]
     section = re.search(r"^( *)Args:\n((?:\1 +.*\n|\n)+)", inspect.getdoc(function) + "\n", re.M)[2]
     indent = re.match(" *", section)[0]
     described = re.findall(rf"^{indent}(\w+):", section, re.M)
-    parameters = [parameter for parameter in inspect.signature(function).parameters if parameter not in ("self", "_")]
+    parameters = [one.name for one in parameters_of(function) if one.name not in NOT_DESCRIBED]
     assert described == parameters
 
 

@@ -1,0 +1,1 @@
+"""What `jaxlstm.linen` and `jaxlstm.nnx` share. It imports no Flax, and speaks Flax's names for arguments."""

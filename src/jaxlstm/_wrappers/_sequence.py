@@ -1,0 +1,151 @@
+"""A call of a recurrent module as Flax makes it: checked under Flax's names, laid time first, run on the core."""
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Int
+
+from jaxlstm import _checks, _unroll
+from jaxlstm._types import Carry, Cell, Params, RNNCarry, cast, compute_dtype
+from jaxlstm.cells import LSTMCarry
+
+
+class Call(NamedTuple):
+    """Flax's arguments of one call, those left out filled in with the module's own."""
+
+    seq_lengths: ArrayLike | None = None
+    mask: ArrayLike | None = None
+    reset: ArrayLike | None = None
+    time_major: bool = False
+    reverse: bool = False
+    keep_order: bool = True
+    feature_axes: int = 1
+
+
+class Steps(NamedTuple):
+    """What a scan reads at each step, time first; None where all steps count, or none resets."""
+
+    inputs: Array  # [T, *batch, *features]
+    valid: Bool[Array, "T *batch"] | None
+    reset: Bool[Array, "T *batch"] | None
+
+
+def time_first(inputs: ArrayLike, call: Call) -> Steps:
+    """Check the arguments of a call, and lay them time first."""
+    inputs = jnp.asarray(inputs)
+    axes = "[T, *batch, *features]" if call.time_major else "[*batch, T, *features]"
+    if inputs.ndim < call.feature_axes + 1:
+        _checks.reject("inputs", f"an array {axes} with {call.feature_axes} of features", _checks.describe(inputs))
+    time_axis = 0 if call.time_major else inputs.ndim - call.feature_axes - 1
+    lead = inputs.shape[: inputs.ndim - call.feature_axes]
+    inputs = jnp.moveaxis(inputs, time_axis, 0)
+    steps, *batch = inputs.shape[: len(lead)]
+    mask, reset = (
+        None if value is None else jnp.moveaxis(_checks.bool_array(name, value, lead), time_axis, 0)
+        for name, value in (("mask", call.mask), ("reset", call.reset))
+    )
+    lengths = None if call.seq_lengths is None else _seq_lengths(call.seq_lengths, tuple(batch), steps)
+    return Steps(inputs, _unroll.valid_steps(steps, tuple(batch), lengths=lengths, mask=mask), reset)
+
+
+def as_asked(ys: Any, call: Call) -> Any:
+    """Outputs, time first in the order of the inputs, in the layout and the order that the call asks for."""
+
+    def leaf(ys: Array) -> Array:
+        if call.reverse and not call.keep_order:
+            ys = flip(ys, call.seq_lengths)
+        return ys if call.time_major else jnp.moveaxis(ys, 0, ys.ndim - call.feature_axes - 1)
+
+    return jax.tree.map(leaf, ys)
+
+
+def flip(xs: Array, seq_lengths: ArrayLike | None) -> Array:
+    """The steps ``[T, *batch, ...]`` of each sequence from its last to its first, its padding still at the end."""
+    if seq_lengths is None:
+        return jnp.flip(xs, axis=0)
+    lengths = jnp.asarray(seq_lengths)
+    times = jnp.arange(xs.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape))
+    source = (lengths - 1 - times) % max(xs.shape[0], 1)
+    return jnp.take_along_axis(xs, source.reshape(*source.shape, *(1,) * (xs.ndim - source.ndim)), axis=0)
+
+
+def is_static(function: object) -> bool:
+    """Whether a function may be an option of a cell of the core: hashable, and closed over no array."""
+    cells = getattr(function, "__closure__", None) or ()
+    arrays = any(isinstance(leaf, jax.Array) for cell in cells for leaf in jax.tree.leaves(cell.cell_contents))
+    return isinstance(function, Hashable) and not arrays
+
+
+def on_core(
+    cell: Cell,
+    params: Params,
+    steps: Steps,
+    initial_carry: Any,
+    *,
+    dtype: DTypeLike | None,
+    reverse: bool,
+    unroll: int,
+    remat: bool | int | str | None,
+) -> tuple[Any, Array]:
+    """Run a cell of the core for Flax, with Flax's carry in and out: ``(carry, ys)``, time first.
+
+    It is computed in `dtype`, None meaning what all the arrays promote to. What comes out has the dtype that the
+    computation and the carry promote to, as in Flax.
+    """
+    input_size, batch_shape = params.w_ih.shape[0], steps.inputs.shape[1:-1]
+    if steps.inputs.shape[-1] != input_size:
+        _checks.reject("inputs", f"{input_size} features on the last axis, as the params", steps.inputs.shape[-1])
+    carry = _core_carry(initial_carry, jax.eval_shape(lambda: cell.init_carry(params, batch_shape)))
+    compute = compute_dtype((params, carry), steps.inputs.dtype) if dtype is None else jnp.dtype(dtype)
+    after, ys = _unroll.unroll(
+        cell,
+        cast(params, compute),
+        steps.inputs.astype(compute),
+        carry,
+        mask=steps.valid,
+        reset=steps.reset,
+        reverse=reverse,
+        unroll=unroll,
+        remat=remat,
+    )
+    after = jax.tree.map(lambda leaf, before: leaf.astype(compute_dtype(before, compute)), after, carry)
+    return _flax_carry(after), ys.astype(compute_dtype(carry.h, compute))
+
+
+def _core_carry(carry: Any, template: Carry) -> Carry:
+    """Flax's carry, (c, h) or h alone, as the core's, once it fits."""
+    if isinstance(template, LSTMCarry):
+        _checks.check_tuple("initial_carry", carry, 2, "c, h")
+        c, h = (_carry_array(f"initial_carry[{i}]", leaf, template.h.shape) for i, leaf in enumerate(carry))
+        return LSTMCarry(h=h, c=c)
+    return RNNCarry(h=_carry_array("initial_carry", carry, template.h.shape))
+
+
+def _flax_carry(carry: Carry) -> Any:
+    return (carry.c, carry.h) if isinstance(carry, LSTMCarry) else carry.h
+
+
+def _carry_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = _checks.float_array(name, value, 0, "")
+    if array.shape != shape:
+        _checks.reject(name, f"shape {shape}", array.shape)
+    return array
+
+
+def _seq_lengths(lengths: ArrayLike, batch_shape: tuple[int, ...], steps: int) -> Int[Array, "*batch"]:
+    """Integers of the batch's shape, within 0..T: an error outside jit, clamped inside."""
+    array = jnp.asarray(lengths)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        _checks.reject("seq_lengths", f"an integer array of shape {batch_shape}", _checks.describe(array), TypeError)
+    if array.shape != batch_shape:
+        _checks.reject("seq_lengths", f"shape {batch_shape}", array.shape)
+    if not isinstance(array, Tracer):
+        low, high = np.min(array, initial=0), np.max(array, initial=0)
+        if low < 0 or high > steps:
+            _checks.reject("seq_lengths", f"values in 0..{steps} (the number of steps in inputs)", f"{low}..{high}")
+    return jnp.clip(array, 0, steps)

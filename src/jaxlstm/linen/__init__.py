@@ -1,0 +1,35 @@
+"""Recurrent modules for Flax linen.
+
+`RNN`, `Bidirectional` and the cells stand in for Flax's own, with the same arguments and params. `LSTM`, `GRU` and
+`SimpleRNN` are whole networks in one call, and `last_output` is what a classifier reads of them.
+"""
+
+from flax.linen import (
+    ConvLSTMCell,
+    GRUCell,
+    LSTMCell,
+    MGUCell,
+    OptimizedLSTMCell,
+    RNNCellBase,
+    SimpleCell,
+)
+
+from jaxlstm._wrappers._network import last_output
+from jaxlstm.linen._layers import GRU, LSTM, SimpleRNN
+from jaxlstm.linen._rnn import RNN, Bidirectional
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Bidirectional",
+    "ConvLSTMCell",
+    "GRUCell",
+    "LSTMCell",
+    "MGUCell",
+    "OptimizedLSTMCell",
+    "RNNCellBase",
+    "SimpleCell",
+    "SimpleRNN",
+    "last_output",
+]

@@ -1,0 +1,211 @@
+"""`RNN` and `Bidirectional`: Flax linen's own modules, run on the core, with masks and resets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxlstm import _checks
+from jaxlstm._wrappers import _scanned
+from jaxlstm._wrappers._sequence import Call, Steps, as_asked, on_core, time_first
+from jaxlstm.linen import _cells
+
+
+class RNN(linen.RNN):
+    """`flax.linen.RNN` with the same arguments and params, made right and fast. Code that imports it runs unchanged.
+
+    Flax's own cells run on `jaxlstm.unroll`: params packed once a call, the derivative rule, `remat`. Any other cell,
+    such as a user's own, and any cell where the arguments of ``nn.scan`` are not the defaults, is scanned as in Flax.
+
+    What differs from Flax:
+
+    - A length of 0 gives the initial carry (Flax: that after all the padding).
+    - Outputs in the padding are zero (Flax: what the cell makes of the padding). ``zero_padding=False`` keeps Flax's.
+    - Padding reaches no gradient, NaN included (but with ``zero_padding=False``).
+    - `seq_lengths` with the carry asked for may have any number of batch axes, and other values than 0..T are an error
+      outside jit.
+    - A call takes `mask` and `reset`.
+    - With a 16-bit `dtype`, gates and cell state are computed in float32 all the same, and h is 16-bit between steps.
+
+    Args:
+      cell: as in Flax; so are all up to `split_rngs`.
+      time_major: inputs are ``[T, *batch, I]``, not ``[*batch, T, I]``.
+      return_carry: return ``(carry, outputs)``, the carry of an LSTM being Flax's ``(c, h)``.
+      reverse: run from the last step to the first.
+      keep_order: with `reverse`, return outputs in the order of the inputs.
+      unroll: steps a loop iteration.
+      variable_axes: of ``nn.scan``.
+      variable_broadcast: of ``nn.scan``.
+      variable_carry: of ``nn.scan``.
+      split_rngs: of ``nn.scan``.
+      zero_padding: whether outputs in the padding are zero; False scans the cell as in Flax.
+      remat: as in `jaxlstm.unroll`, for cells that run on it.
+
+    >>> import flax.linen as nn
+    >>> from jaxlstm.linen import LSTMCell, RNN
+    >>> rnn = RNN(LSTMCell(features=4), return_carry=True)
+    >>> inputs = jnp.ones((2, 5, 3))
+    >>> variables = rnn.init(jax.random.key(0), inputs)
+    >>> (c, h), outputs = rnn.apply(variables, inputs, seq_lengths=jnp.array([5, 0]))
+    >>> outputs.shape, float(h[1].sum())
+    ((2, 5, 4), 0.0)
+    """
+
+    zero_padding: bool = True
+    remat: bool | int | str | None = None
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_carry: Any = None,
+        init_key: Array | None = None,
+        seq_lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Any:
+        """Run the cell over the inputs, as in Flax; arguments that Flax has too mean the same.
+
+        Args:
+          inputs: ``[*batch, T, *features]``, or time first with `time_major`.
+          initial_carry: the carry before the first step; None means ``cell.initialize_carry``.
+          init_key: the key that it is given, ``jax.random.key(0)`` if None.
+          seq_lengths: integers ``[*batch]``: only the first steps count.
+          mask: bool ``[*batch, T]``, or time first: False skips the step.
+          reset: bool like `mask`: True where a new sequence begins, from ``cell.initialize_carry``.
+          return_carry: in place of the module's own; so are those that follow.
+          time_major: see above.
+          reverse: see above.
+          keep_order: see above.
+
+        Returns:
+          The outputs, or ``(carry, outputs)``.
+
+        Raises:
+          ValueError, TypeError: if an argument does not fit; the message names it.
+        """
+        call = Call(
+            seq_lengths=seq_lengths,
+            mask=mask,
+            reset=reset,
+            time_major=self.time_major if time_major is None else time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            feature_axes=self.cell.num_feature_axes,
+        )
+        steps = time_first(inputs, call)
+        init_key = jax.random.key(0) if init_key is None else init_key
+        initial = self.cell.initialize_carry(init_key, steps.inputs.shape[1:])
+        carry = initial if initial_carry is None else initial_carry
+        carry, outputs = _run(self, call, steps, carry, initial)
+        outputs = as_asked(outputs, call)
+        return (carry, outputs) if (self.return_carry if return_carry is None else return_carry) else outputs
+
+
+def _run(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[Any, Any]:
+    """The last carry, and the outputs in the order of the inputs."""
+    if not rnn.zero_padding and (call.mask is not None or call.reset is not None):
+        _checks.reject("zero_padding", "True where mask or reset is given", False)
+    fit = _cells.fit(rnn.cell) if _scans_plainly(rnn) else None
+    starts_at_zero = getattr(rnn.cell, "carry_init", None) is linen.initializers.zeros_init()
+    pads = rnn.zero_padding or call.seq_lengths is None
+    if fit and pads and (steps.reset is None or starts_at_zero):
+        cell, params = fit.pack(rnn.cell, _params(rnn.cell, fit.names, carry, steps))
+        options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
+        return on_core(cell, params, steps, carry, dtype=rnn.cell.dtype, **options)
+    if rnn.remat:
+        _checks.reject("remat", "None where the cell is scanned as in Flax (see flax.linen.remat)", rnn.remat)
+    return _scan(rnn, call, steps, carry, initial)
+
+
+def _scans_plainly(rnn: RNN) -> bool:
+    """Whether the arguments of ``nn.scan`` are the defaults: params the same at every step."""
+    names = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")
+    return all(getattr(rnn, name) == getattr(linen.RNN, name) for name in names)
+
+
+def _params(cell: linen.RNNCellBase, names: frozenset[str], carry: Any, steps: Steps) -> Any:
+    """The cell's params, without metadata; where they are missing, Flax draws them, or says so."""
+    if not names <= cell.variables.get("params", {}).keys():
+        cell(carry, jnp.zeros_like(steps.inputs, shape=steps.inputs.shape[1:]))
+    return linen.meta.unbox(cell.variables["params"])
+
+
+def _scan(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[Any, Any]:
+    """The cell under ``nn.scan``, as in Flax, and what counts of it."""
+
+    def scan(wrap: Any, carry: Any, steps: Steps) -> tuple[Any, Any]:
+        lifted = linen.scan(
+            lambda cell, carry, now: wrap(cell)(carry, now),
+            in_axes=0,
+            out_axes=0,
+            unroll=rnn.unroll,
+            variable_axes=rnn.variable_axes,
+            variable_broadcast=rnn.variable_broadcast,
+            variable_carry=rnn.variable_carry,
+            split_rngs=rnn.split_rngs,
+        )
+        return lifted(rnn.cell, carry, steps)
+
+    if rnn.zero_padding or steps.valid is None:
+        return _scanned.held(scan, steps, carry, initial, reverse=call.reverse)
+    return _scanned.running(scan, steps, carry, call)
+
+
+class Bidirectional(linen.Bidirectional):
+    """`flax.linen.Bidirectional` with the same arguments and params, and with `mask` and `reset`.
+
+    Args:
+      forward_rnn: an `RNN`; so are all others as in Flax.
+      backward_rnn: another.
+      merge_fn: of the two outputs; it sees zeros in the padding.
+      time_major: inputs are ``[T, *batch, I]``, not ``[*batch, T, I]``.
+      return_carry: return ``((forward carry, backward carry), outputs)``.
+
+    >>> from jaxlstm.linen import Bidirectional, GRUCell, RNN
+    >>> layer = Bidirectional(RNN(GRUCell(4)), RNN(GRUCell(4)))
+    >>> inputs = jnp.ones((2, 5, 3))
+    >>> layer.apply(layer.init(jax.random.key(0), inputs), inputs, seq_lengths=jnp.array([5, 2])).shape
+    (2, 5, 8)
+    """
+
+    forward_rnn: Any
+    backward_rnn: Any
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_carry: Any = None,
+        init_key: Array | None = None,
+        seq_lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Any:
+        """Run both over the inputs; the arguments are those of `RNN`, `reverse` and `keep_order` unused as in Flax."""
+        carries = (None, None) if initial_carry is None else initial_carry
+        _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
+        keys = (None, None) if init_key is None else jax.random.split(init_key)
+        # Other RNNs than ours are called as Flax calls them.
+        more: dict[str, Any] = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
+        more |= {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
+        forward, forward_outputs = self.forward_rnn(
+            inputs, initial_carry=carries[0], init_key=keys[0], return_carry=True, reverse=False, **more
+        )
+        backward, backward_outputs = self.backward_rnn(
+            inputs, initial_carry=carries[1], init_key=keys[1], return_carry=True, reverse=True, keep_order=True, **more
+        )
+        outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
+        return_carry = self.return_carry if return_carry is None else return_carry
+        return ((forward, backward), outputs) if return_carry else outputs

@@ -1,0 +1,26 @@
+"""Recurrent modules for Flax nnx.
+
+`RNN`, `Bidirectional` and the cells stand in for Flax's own, with the same arguments and state. `LSTM`, `GRU` and
+`SimpleRNN` are whole networks in one call, and `last_output` is what a classifier reads of them.
+"""
+
+from flax.nnx import RNNCellBase
+
+from jaxlstm._wrappers._network import last_output
+from jaxlstm.nnx._cells import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
+from jaxlstm.nnx._layers import GRU, LSTM, SimpleRNN
+from jaxlstm.nnx._rnn import RNN, Bidirectional
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Bidirectional",
+    "GRUCell",
+    "LSTMCell",
+    "OptimizedLSTMCell",
+    "RNNCellBase",
+    "SimpleCell",
+    "SimpleRNN",
+    "last_output",
+]

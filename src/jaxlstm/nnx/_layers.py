@@ -1,0 +1,200 @@
+"""`LSTM`, `GRU` and `SimpleRNN`: a whole recurrent network of the core as one nnx module."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from jaxlstm._wrappers import _network
+from jaxlstm.nnx._recurrent import Recurrent
+
+
+class LSTM(Recurrent):
+    """A network of LSTM layers, as `jaxlstm.Stack` of `jaxlstm.LSTMCell`: called once, it gives ``(carry, ys)``.
+
+    Args:
+      in_features: I, the features of the inputs.
+      features: H, the features of h and c.
+      num_layers: how many, each reading the outputs of the one below.
+      bidirectional: both directions in each layer, outputs side by side, forward first.
+      dropout: the rate at which units between layers are zeroed in training.
+      recurrent_dropout: the same for the h that the recurrence sees, one mask a sequence (Gal & Ghahramani 2016).
+      dtype: of the computation, of ys and of h; None means what inputs and params promote to. Gates and the cell state
+        are computed in at least float32, and c is that.
+      param_dtype: of the params.
+      initial_carry: "zeros", or "learned": a param of each layer, from zeros.
+      remat: as in `jaxlstm.unroll`.
+      deterministic: whether nothing is dropped; ``model.eval()`` sets it, ``model.train()`` unsets it.
+      projection: the features of h if it is a projection of the cell's output (Sak et al. 2014), as torch's proj_size.
+      forget_bias: what the forget gate's bias starts from.
+      rngs: for the params; where there is dropout, a fork of its stream "dropout" is kept.
+
+    The carry is a tuple of each layer's, bottom first: an `LSTMCarry(h, c)`, a pair of them for both directions. In
+    ``nnx.Sequential``, ``lambda carry, ys: ys`` hands on the outputs alone.
+
+    Raises:
+      ValueError, TypeError: if an option has no meaning; the message names it.
+
+    >>> from flax import nnx
+    >>> from jaxlstm.nnx import LSTM
+    >>> lstm = LSTM(3, 8, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
+    >>> carry, ys = lstm(jnp.ones((2, 5, 3)), seq_lengths=jnp.array([5, 2]))
+    >>> forward, backward = carry[-1]
+    >>> ys.shape, forward.c.shape
+    ((2, 5, 16), (2, 8))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        *,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        initial_carry: str = "zeros",
+        remat: bool | int | str | None = None,
+        deterministic: bool = False,
+        projection: int | None = None,
+        forget_bias: float = 1.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            _network.lstm_cell(features, projection=projection, forget_bias=forget_bias),
+            in_features,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            initial_carry=initial_carry,
+            remat=remat,
+            deterministic=deterministic,
+            rngs=rngs,
+        )
+
+
+class GRU(Recurrent):
+    """A network of GRU layers, as `jaxlstm.Stack` of `jaxlstm.GRUCell`: called once, it gives ``(carry, ys)``.
+
+    Args:
+      in_features: I; so are all up to `deterministic` as in `LSTM`.
+      features: H.
+      num_layers: see there.
+      bidirectional: see there.
+      dropout: see there.
+      recurrent_dropout: see there; only with `reset_after`.
+      dtype: see there.
+      param_dtype: see there.
+      initial_carry: see there.
+      remat: see there.
+      deterministic: see there.
+      reset_after: whether the reset gate acts after the matmul, as in torch and cuDNN, or before it, as in the paper.
+      rngs: see there.
+
+    The carry is a tuple of each layer's, bottom first: an `RNNCarry(h)`, a pair of them for both directions.
+
+    >>> from flax import nnx
+    >>> from jaxlstm.nnx import GRU
+    >>> carry, ys = GRU(3, 8, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 3)))
+    >>> ys.shape, carry[0].h.shape
+    ((2, 5, 8), (2, 8))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        *,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        initial_carry: str = "zeros",
+        remat: bool | int | str | None = None,
+        deterministic: bool = False,
+        reset_after: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            _network.gru_cell(features, reset_after=reset_after),
+            in_features,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            initial_carry=initial_carry,
+            remat=remat,
+            deterministic=deterministic,
+            rngs=rngs,
+        )
+
+
+class SimpleRNN(Recurrent):
+    """A network of RNN layers, as `jaxlstm.Stack` of `jaxlstm.RNNCell`: called once, it gives ``(carry, ys)``.
+
+    Args:
+      in_features: I; so are all up to `deterministic` as in `LSTM`.
+      features: H.
+      num_layers: see there.
+      bidirectional: see there.
+      dropout: see there.
+      recurrent_dropout: see there.
+      dtype: see there.
+      param_dtype: see there.
+      initial_carry: see there.
+      remat: see there.
+      deterministic: see there.
+      activation_fn: tanh, or any elementwise function.
+      rngs: see there.
+
+    The carry is a tuple of each layer's, bottom first: an `RNNCarry(h)`, a pair of them for both directions.
+
+    >>> from flax import nnx
+    >>> from jaxlstm.nnx import SimpleRNN
+    >>> carry, ys = SimpleRNN(3, 8, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 3)))
+    >>> ys.shape, carry[0].h.shape
+    ((2, 5, 8), (2, 8))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        *,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        initial_carry: str = "zeros",
+        remat: bool | int | str | None = None,
+        deterministic: bool = False,
+        activation_fn: Callable[[Array], Array] = jnp.tanh,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            _network.rnn_cell(features, activation_fn=activation_fn),
+            in_features,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            initial_carry=initial_carry,
+            remat=remat,
+            deterministic=deterministic,
+            rngs=rngs,
+        )

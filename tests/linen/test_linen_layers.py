@@ -1,0 +1,189 @@
+"""linen's `LSTM`, `GRU` and `SimpleRNN`: the core's networks, and what a module adds to them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax_cases import BATCH, FEATURES, HIDDEN, INPUTS, LENGTHS, MASK, RESET, STEPS, VALID, assert_close, assert_same
+
+import jaxlstm as jl
+from jaxlstm.linen import GRU, LSTM, RNN, LSTMCell, SimpleRNN, last_output
+
+F64 = {"param_dtype": jnp.float64}
+KEY = jax.random.key(0)
+DROPPED = jl.RecurrentDropout(jl.LSTMCell(HIDDEN), 0.5)
+LAYERS = {
+    "lstm": (LSTM(HIDDEN, forget_bias=2.0, **F64), jl.Stack(jl.LSTMCell(HIDDEN, forget_bias=2.0))),
+    "gru": (
+        GRU(HIDDEN, num_layers=2, reset_after=False, **F64),
+        jl.Stack(*[jl.GRUCell(HIDDEN, reset_after=False)] * 2),
+    ),
+    "rnn": (
+        SimpleRNN(HIDDEN, bidirectional=True, activation_fn=jnp.sin, **F64),
+        jl.Stack(jl.Bidirectional(jl.RNNCell(HIDDEN, activation_fn=jnp.sin))),
+    ),
+    "projection": (
+        LSTM(HIDDEN, num_layers=2, bidirectional=True, projection=1, remat=True, **F64),
+        jl.Stack(*[jl.Bidirectional(jl.LSTMVariantCell(HIDDEN, projection_size=1))] * 2),
+    ),
+    "dropout": (
+        LSTM(HIDDEN, num_layers=2, dropout=0.5, recurrent_dropout=0.5, deterministic=True, **F64),
+        jl.Stack(DROPPED, DROPPED),
+    ),
+}
+CALL = {"seq_lengths": LENGTHS, "mask": MASK, "reset": RESET}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_they_are_networks_of_the_core(name):
+    module, network = LAYERS[name]
+    params = module.init(KEY, INPUTS)["params"]
+    assert sorted(params) == [f"layer_{index}" for index in range(module.num_layers)]
+    drawn = network.init(jax.random.key(1), FEATURES, dtype=jnp.float64)
+    renamed = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(drawn)}
+    params = jax.tree_util.tree_map_with_path(lambda path, leaf: renamed[name_of(path)], params)
+    carry, ys = module.apply({"params": params}, INPUTS, **CALL)
+    after, expected = network.apply(
+        drawn, jnp.swapaxes(INPUTS, 0, 1), lengths=jnp.asarray(LENGTHS), mask=MASK.T, reset=RESET.T
+    )
+    assert_close((carry, ys), (after, jnp.swapaxes(expected, 0, 1)))
+    assert not ys[~(VALID & MASK)].any()
+
+
+def name_of(path):
+    """layer, direction and field of a leaf, from a path in the core's params or in a module's."""
+    directions = {0: "forward", 1: "backward"}
+    words = [getattr(entry, "name", getattr(entry, "key", getattr(entry, "idx", None))) for entry in path]
+    words[0] = int(str(words[0]).removeprefix("layer_"))
+    return tuple(directions.get(word, word) if index else word for index, word in enumerate(words))
+
+
+def test_any_split_with_the_carry_handed_on():
+    module, _ = LAYERS["gru"]
+    (carry, ys), variables = module.init_with_output(KEY, INPUTS)
+    middle, first = module.apply(variables, INPUTS[:, :2])
+    end, second = module.apply(variables, INPUTS[:, 2:], initial_carry=middle)
+    assert_close((end, jnp.concatenate([first, second], axis=1)), (carry, ys))
+
+
+def test_the_last_output_of_a_ragged_batch(without_type_hook):
+    module = GRU(HIDDEN, num_layers=2, bidirectional=True, **F64)
+    (carry, _), variables = module.init_with_output(KEY, INPUTS, seq_lengths=LENGTHS)
+    assert last_output(carry).shape == (BATCH, 2 * HIDDEN)
+    for index, length in enumerate(LENGTHS):
+        _, ys = module.apply(variables, INPUTS[index, :length])
+        alone = jnp.concatenate([ys[-1, :HIDDEN], ys[0, HIDDEN:]]) if length else jnp.zeros(2 * HIDDEN)
+        assert_close(last_output(carry)[index], alone)
+    for wrong in (None, (), (jnp.zeros(2), jnp.zeros(2))):
+        with pytest.raises(TypeError, match="carry: expected the carry of LSTM, GRU or SimpleRNN"):
+            last_output(wrong)
+
+
+def test_a_carry_that_is_learned():
+    module = LSTM(HIDDEN, bidirectional=True, initial_carry="learned", **F64)
+    params = module.init(KEY, INPUTS)["params"]
+    start = params["layer_0"]["backward"]["initial_carry"]
+    assert_same(start, {"h": jnp.zeros(HIDDEN), "c": jnp.zeros(HIDDEN)})
+    params["layer_0"]["backward"]["initial_carry"] = {"h": jnp.ones(HIDDEN), "c": jnp.full(HIDDEN, 2.0)}
+    ((_, backward),), _ = module.apply({"params": params}, INPUTS, seq_lengths=LENGTHS)
+    assert_same((backward.h[1], backward.c[1]), (jnp.ones(HIDDEN), jnp.full(HIDDEN, 2.0)))
+    gradient = jax.grad(lambda params: jnp.sum(module.apply({"params": params}, INPUTS)[1]))(params)
+    assert all(leaf.any() for leaf in jax.tree.leaves(gradient))
+    only = RNN(LSTMCell(HIDDEN, **F64))  # a reset starts from the carry learned, too
+    assert only.init(KEY, INPUTS)["params"].keys() == {"cell"}
+    _, ys = module.apply({"params": params}, INPUTS, reset=np.ones_like(VALID))
+    _, alone = module.apply({"params": params}, INPUTS[:, 3:4])
+    assert_close(ys[:, 3:4], alone)
+
+
+def test_dropout_needs_a_key_and_is_off_where_deterministic():
+    module = LSTM(HIDDEN, num_layers=2, dropout=0.5, recurrent_dropout=0.25, **F64)
+    variables = module.init(KEY, INPUTS, deterministic=True)
+    _, calm = module.apply(variables, INPUTS, deterministic=True)
+    one, same, other = (
+        module.apply(variables, INPUTS, deterministic=False, rngs={"dropout": jax.random.key(seed)})[1]
+        for seed in (0, 0, 1)
+    )
+    assert_same(one, same)
+    assert (one != other).any()
+    assert (one != calm).any()
+    with pytest.raises(ValueError, match="deterministic"):
+        module.apply(variables, INPUTS)
+    with pytest.raises(nn.module.errors.InvalidRngError):
+        module.apply(variables, INPUTS, deterministic=False)
+    LSTM(HIDDEN, dropout=0.5, **F64).apply({"params": {"layer_0": variables["params"]["layer_0"]}}, INPUTS)  # one layer
+
+
+def test_mixed_precision(without_x64):
+    module = LSTM(HIDDEN, num_layers=2, dtype=jnp.bfloat16)
+    inputs = jnp.asarray(INPUTS, jnp.float32)
+    (carry, ys), variables = module.init_with_output(KEY, inputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert (ys.dtype, carry[0].h.dtype, carry[1].c.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    _, exact = LSTM(HIDDEN, num_layers=2).apply(variables, inputs)
+    assert exact.dtype == jnp.float32
+    np.testing.assert_allclose(ys.astype(jnp.float32), exact, atol=0.02)
+
+
+class Block(nn.Module):
+    """A layer to be repeated by ``nn.scan``."""
+
+    @nn.compact
+    def __call__(self, x, _):
+        return GRU(FEATURES, **F64)(x)[1], None
+
+
+def test_inside_flaxs_transforms():
+    model = nn.Sequential([LSTM(HIDDEN, **F64), lambda carry, ys: ys, nn.Dense(1, param_dtype=jnp.float64)])
+    outputs, variables = model.init_with_output(KEY, INPUTS)
+    assert outputs.shape == (BATCH, STEPS, 1)
+    assert "layer_0" in model.tabulate(KEY, INPUTS)
+    assert variables["params"].keys() == {"layers_0", "layers_2"}
+    deep = nn.scan(nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=2)()
+    (outputs, _), stacked = jax.jit(deep.init_with_output)(KEY, jnp.asarray(INPUTS), None)
+    expected = jnp.asarray(INPUTS)
+    for index in range(2):
+        params = jax.tree.map(lambda leaf, index=index: leaf[index], stacked["params"]["GRU_0"])
+        _, expected = GRU(FEATURES, **F64).apply({"params": params}, expected)
+    assert_close(outputs, expected)
+
+
+BAD_OPTIONS = {
+    "features: expected a positive int, got 0": lambda: LSTM(0),
+    "num_layers: expected a positive int, got 0": lambda: LSTM(2, num_layers=0),
+    "bidirectional: expected True or False": lambda: GRU(2, bidirectional=1),
+    "dropout: expected a rate in [0, 1), got 1": lambda: SimpleRNN(2, dropout=1.0),
+    "recurrent_dropout: expected a rate in [0, 1), got 2": lambda: SimpleRNN(2, recurrent_dropout=2.0),
+    "projection: expected a positive int, got -1": lambda: LSTM(2, projection=-1),
+    "initial_carry: expected 'zeros' or 'learned', got 'ones'": lambda: LSTM(2, initial_carry="ones"),
+    "dtype: expected a floating-point dtype": lambda: LSTM(2, dtype=int),
+    "param_dtype: expected a floating-point dtype": lambda: LSTM(2, param_dtype=jnp.int32),
+    "remat: expected None, True, 'sqrt' or a chunk length": lambda: LSTM(2, remat="all"),
+}
+
+
+@pytest.mark.parametrize("message", BAD_OPTIONS)
+def test_bad_options(message, without_type_hook):
+    with pytest.raises((ValueError, TypeError)) as error:
+        BAD_OPTIONS[message]()
+    assert str(error.value).startswith(message)
+
+
+def test_bad_calls():
+    module, _ = LAYERS["lstm"]
+    variables = module.init(KEY, INPUTS)
+    bad = {
+        "inputs: expected 3 features on the last axis, as the params, got 2": {"inputs": INPUTS[..., :2]},
+        "inputs: expected an array [*batch, T, I]": {"inputs": INPUTS[0, 0]},
+        "seq_lengths: expected shape (4,), got (5,)": {"seq_lengths": np.ones(5, int)},
+        "mask: expected shape (4, 5), got (5, 4)": {"mask": VALID.T},
+        "initial_carry: expected tuple, got list": {"initial_carry": [1]},
+        "initial_carry[0].h: expected shape (4, 2)": {
+            "initial_carry": (jl.LSTMCarry(h=jnp.zeros((3, 2)), c=jnp.zeros((3, 2))),)
+        },
+    }
+    for message, call in bad.items():
+        with pytest.raises((ValueError, TypeError)) as error:
+            module.apply(variables, **{"inputs": INPUTS, **call})
+        assert str(error.value).startswith(message)
