@@ -8,11 +8,25 @@ draw_retention(ax, remembered)                      # pictures second: each take
 from jaxlstm.inspect._gates import Saturation, half_life, retention, saturation
 from jaxlstm.inspect._gradients import gradient_flow, input_contributions, input_jacobian_norms
 from jaxlstm.inspect._jacobians import largest_singular_values, lyapunov_exponents, step_jacobians
+from jaxlstm.inspect._pictures import (
+    draw_contributions,
+    draw_gate,
+    draw_gradient_flow,
+    draw_retention,
+    draw_saturation,
+    draw_singular_values,
+)
 from jaxlstm.inspect._trace import Trace, trace
 
 __all__ = [
     "Saturation",
     "Trace",
+    "draw_contributions",
+    "draw_gate",
+    "draw_gradient_flow",
+    "draw_retention",
+    "draw_saturation",
+    "draw_singular_values",
     "gradient_flow",
     "half_life",
     "input_contributions",

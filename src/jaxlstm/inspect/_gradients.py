@@ -16,7 +16,7 @@ from jaxlstm._network import Network
 from jaxlstm._scan import select
 from jaxlstm._types import Carry, Cell, Key, Params, at_least_float32, compute_dtype, fit
 from jaxlstm._unroll import unroll, valid_steps
-from jaxlstm.inspect._trace import unpack
+from jaxlstm.inspect._flat import size_of, unflatten
 
 
 def gradient_flow(
@@ -75,8 +75,8 @@ def gradient_flow(
             _checks.reject("loss", "a function that returns a scalar", _checks.describe(value))
         return value
 
-    size = sum(leaf.shape[-1] for leaf in jax.tree.leaves(initial))
-    gradients = unpack(jax.grad(nudged_loss)(jnp.zeros((*xs.shape[:-1], size), xs.dtype)), initial)
+    nudges = jnp.zeros((*xs.shape[:-1], size_of(initial)), xs.dtype)
+    gradients = unflatten(jax.grad(nudged_loss)(nudges), initial)
     last = _last_step(xs, lengths, mask)
     return jax.tree.map(lambda gradient: _by_lag(_norm(gradient), last), gradients)
 
@@ -203,10 +203,9 @@ class NudgedCell(Cell):
 
     def transition(self, params: Params, zx: Array, zh: Array, carry: Carry) -> Carry:
         """The carry after a step of the cell inside, nudged."""
-        size = sum(leaf.shape[-1] for leaf in jax.tree.leaves(carry))
-        zx, nudge = jnp.split(zx, [zx.shape[-1] - size], axis=-1)
+        zx, nudge = jnp.split(zx, [zx.shape[-1] - size_of(carry)], axis=-1)
         after = self.cell.transition(params, zx, zh, carry)
-        return jax.tree.map(jnp.add, after, unpack(nudge, carry))
+        return jax.tree.map(jnp.add, after, unflatten(nudge, carry))
 
     def readout(self, params: Params, carry: Carry) -> Array:
         """y of the cell inside."""

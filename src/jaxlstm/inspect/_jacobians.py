@@ -15,7 +15,8 @@ from jaxlstm import _checks
 from jaxlstm._scan import select
 from jaxlstm._types import Carry, Cell, Params, advance, at_least_float32, cast, compute_dtype
 from jaxlstm._unroll import valid_steps
-from jaxlstm.inspect._trace import pack, trace, unpack
+from jaxlstm.inspect._flat import flatten, size_of, unflatten
+from jaxlstm.inspect._trace import trace
 
 
 def step_jacobians(
@@ -139,7 +140,7 @@ def _exponents(
         growth = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
         return select(valid, (next_q, total + growth), (q, total)), None
 
-    size, lead = sum(leaf.shape[-1] for leaf in jax.tree.leaves(before)), xs.shape[1:-1]
+    size, lead = size_of(before), xs.shape[1:-1]
     q = jnp.broadcast_to(jnp.eye(size, dtype=xs.dtype), (*lead, size, size))
     (_, total), _ = jax.lax.scan(step, (q, jnp.zeros((*lead, size), xs.dtype)), (xs, before, valid))
     return -jnp.sort(-total / valid.sum(0)[..., None].astype(xs.dtype))
@@ -151,9 +152,9 @@ def _jacobians(cell: Cell, params: Params, xs: Float[Array, "*lead I"], before: 
 
     def jacobian(x: Array, before: Carry) -> Array:
         def step(flat: Array) -> Array:
-            return pack(advance(cell, params, unpack(flat, before), cell.project(params, x)))
+            return flatten(advance(cell, params, unflatten(flat, before), cell.project(params, x)))
 
-        return jax.jacfwd(step)(pack(before))
+        return jax.jacfwd(step)(flatten(before))
 
     for _ in xs.shape[:-1]:
         jacobian = jax.vmap(jacobian)
