@@ -59,7 +59,9 @@ def at(tree, t):
         ("gru", {"reset": OPTIONS["reset"]}, np.float32),
         ("lstm", {"lengths": OPTIONS["lengths"]}, jnp.bfloat16),
     ],
-    ids=str,
+    ids=lambda value: (
+        " ".join(value) if isinstance(value, dict) else value if isinstance(value, str) else value.__name__
+    ),
 )
 def test_has_the_bits_of_unroll(name, options, dtype):
     cell = CELLS[name]
@@ -69,11 +71,13 @@ def test_has_the_bits_of_unroll(name, options, dtype):
     assert_same((carry, seen.ys), (last, ys))
     valid = references.steps_that_count(args[1], options.get("lengths"), options.get("mask"))
     assert_same(np.where(valid[..., None], seen.carry.h, 0).astype(dtype), ys)  # every cell here shows its h
+    arrived = at(seen.carry, -1)
     if options.get("reverse"):
-        arrived = jnp.where(options["reset"][0][:, None], 0, at(seen.carry, 0).h)
-        assert_same(arrived.astype(dtype), last.h)
-    else:
-        assert_same(at(seen.carry, -1), last)
+        arrived = jax.tree.map(lambda leaf: jnp.where(options["reset"][0][:, None], 0, leaf), at(seen.carry, 0))
+    if name in ("lstm", "rnn", "variant"):
+        assert_same(arrived, last)
+    else:  # XLA rounds the h of a GRU with masks differently for the carry and for ys, within unroll
+        references.assert_close(arrived, last, 1e-14 if dtype == np.float64 else 1e-6)
 
 
 def test_carries_are_those_of_shorter_sequences():

@@ -96,8 +96,8 @@ def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
 
     Args:
       ax: the axes.
-      flows: parts of what `gradient_flow` returned, ``[T, *batch]``, by a name for each, such as "LSTM, c". What is drawn
-        is the mean over the batch; lags at which it is zero are left out.
+      flows: parts of what `gradient_flow` returned, ``[T, *batch]``, by a name for each, such as "LSTM, c". What is
+        drawn is the mean over the batch; lags at which it is zero are left out.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_gradient_flow

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxlstm import _checks
 from jaxlstm._scan import select
 from jaxlstm._types import Carry, Cell, Key, Params, at_least_float32, cast, cast_like, compute_dtype, fit
 from jaxlstm._unroll import unroll, valid_steps
@@ -57,8 +56,8 @@ def trace(
       reverse: run from the last step to the first.
 
     Returns:
-      ``(carry, trace)``: the carry after the last step, and a `Trace`. The carry, the ys and the carries of all steps
-      have the very numbers of `unroll`.
+      ``(carry, trace)``: the carry after the last step, and a `Trace`. That carry and the ys are those of `unroll`, bit
+      for bit where both are jitted; the carries of all steps are what the same loop reads out.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
