@@ -219,20 +219,20 @@ def _last_output(
     if not isinstance(network, Network):
         _checks.check_cell(network, Cell, "network")
         network = Layer(network)
-    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    if not xs.shape[0]:
-        _checks.reject("xs", "at least one step", _checks.describe(xs))
+    inputs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+    if not inputs.shape[0]:
+        _checks.reject("xs", "at least one step", _checks.describe(inputs))
     lengths, mask = options["lengths"], options["mask"]
-    last = _last_step(xs, lengths, mask)
-    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
+    last = _last_step(inputs, lengths, mask)
+    valid = valid_steps(inputs.shape[0], inputs.shape[1:-1], lengths=lengths, mask=mask)
     if valid is not None:
-        xs = select(valid, xs, jnp.zeros_like(xs))  # NaN in the padding times a gradient of zero is NaN
+        inputs = select(valid, inputs, jnp.zeros_like(inputs))  # NaN in the padding times a gradient of zero is NaN
 
     def last_output(xs: Array) -> Array:
         _, ys = network.apply(params, xs, carry, **options)
         return jnp.take_along_axis(ys, jnp.maximum(last, 0)[None, ..., None], axis=0)[0]
 
-    return xs, last_output
+    return inputs, last_output
 
 
 def _last_step(xs: Array, lengths: ArrayLike | None, mask: ArrayLike | None) -> Int[Array, "*batch"]:

@@ -108,6 +108,7 @@ def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
         (lags,) = np.nonzero(means > 0)
         ax.plot(lags, means[lags], linewidth=1.8, label=name)
     ax.set(xlabel="lag, in steps before the last", ylabel="norm of the gradient", yscale="log")
+    ax.margins(x=0.01)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     _spare(ax)
@@ -132,6 +133,7 @@ def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> 
     ax.axhline(1, color="0.5", linestyle="--", linewidth=1)
     ax.set(xlabel="step", ylabel="largest singular value of the Jacobian")
     ax.set_ylim(bottom=0)
+    ax.margins(x=0.01)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     _spare(ax)
@@ -154,6 +156,7 @@ def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xlabel="step", ylabel="contribution")
     ax.locator_params(axis="x", integer=True)
+    ax.margins(x=0.01)
     _spare(ax)
     return ax
 
