@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxlstm as jl
+import jaxlstm.inspect
 import jaxlstm.interop
 
 SOURCE = Path(jl.__file__).parent
@@ -77,6 +78,21 @@ SIGNATURES = {
     "Cell.transition": "self, params, zx, zh, carry",
     "Cell.readout": "self, params, carry",
 }
+for _name, _more in (("trace", ", reverse=False"), ("step_jacobians", "")):
+    SIGNATURES[f"inspect.{_name}"] = f"cell, params, xs, carry=None, *, {SEQUENCE}{_more}"
+SIGNATURES |= {
+    "inspect.gradient_flow": f"cell, params, xs, carry=None, *, loss, {SEQUENCE}",
+    "inspect.input_contributions": f"network, params, xs, carry=None, *, output, {SEQUENCE}",
+    "inspect.input_jacobian_norms": f"network, params, xs, carry=None, *, {SEQUENCE}",
+    "inspect.lyapunov_exponents": "cell, params, xs, carry=None, *, lengths=None, mask=None",
+    "inspect.largest_singular_values": "jacobians",
+    "inspect.saturation": "gate, *, lengths=None, mask=None",
+    "inspect.half_life": "f, *, lengths=None, mask=None",
+    "inspect.retention": f"f, lags, *, {SEQUENCE}",
+    "inspect.draw_gate": "ax, gate, *, limits=(0.0, 1.0)",
+}
+for _cell in ("LSTMCell", "GRUCell", "LSTMVariantCell"):
+    SIGNATURES[f"{_cell}.gates"] = "self, params, zx, zh, carry"
 for _cell in ("Cell", "LSTMCell", "GRUCell", "RNNCell"):
     SIGNATURES |= {f"{_cell}.init": INIT, f"{_cell}.init_carry": INIT_CARRY, f"{_cell}.step": "self, params, carry, x"}
 for _layer in ("Layer", "Bidirectional", "Stack"):
@@ -178,6 +194,7 @@ ORDER = [
     "_checks",
     "_types",
     "_init",
+    "cells._gates",
     "cells._rnn",
     "cells._lstm",
     "cells._gru",
@@ -244,8 +261,8 @@ FLAX = [name for name in MODULES if name.startswith(("linen", "nnx"))]
 
 
 def documented():
-    """Every public function, class and method of the core, of interop and of the Flax modules, by its full name."""
-    names = [*ORDER, *FLAX, *(name for name in MODULES if name.startswith("interop"))]
+    """Every public function, class and method of the core, of interop and inspect, and of the Flax modules, by its name."""
+    names = [*ORDER, *FLAX, *(name for name in MODULES if name.startswith(("inspect.", "interop")))]
     for module in (importlib.import_module(f"jaxlstm.{name}") for name in names):
         for name, value in vars(module).items():
             if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:

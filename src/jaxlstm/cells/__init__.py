@@ -1,6 +1,6 @@
 """The cells, a file each, with the same definitions in the same order: params, carry, cell, equations."""
 
-from jaxlstm.cells._gru import GRUCell, GRUParams
+from jaxlstm.cells._gru import GRUCell, GRUGates, GRUParams
 from jaxlstm.cells._lstm import Gates, LSTMCarry, LSTMCell, LSTMParams, lstm_gates, lstm_transition
 from jaxlstm.cells._lstm_variants import LSTMNormParams, LSTMVariantCell, LSTMVariantParams
 from jaxlstm.cells._regularize import RecurrentDropout, Zoneout
@@ -8,6 +8,7 @@ from jaxlstm.cells._rnn import RNNCell, RNNParams
 
 __all__ = [
     "GRUCell",
+    "GRUGates",
     "GRUParams",
     "Gates",
     "LSTMCarry",

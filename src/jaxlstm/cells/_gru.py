@@ -22,6 +22,14 @@ class GRUParams(NamedTuple):
     b_hn: Float[Array, "H"] | None
 
 
+class GRUGates(NamedTuple):
+    """Reset gate r, update gate z and candidate n after their activations, each ``[*batch, H]``."""
+
+    r: Float[Array, "*batch H"]
+    z: Float[Array, "*batch H"]
+    n: Float[Array, "*batch H"]
+
+
 @dataclass(frozen=True, repr=False)
 class GRUCell(Cell):
     """Gated recurrent unit (Cho et al. 2014).
@@ -85,7 +93,12 @@ class GRUCell(Cell):
         return carry.h @ params.w_hh + b
 
     def transition(self, params: GRUParams, zx: Array, zh: Array, carry: RNNCarry) -> RNNCarry:
-        """The gates r and z, the candidate n in the form chosen, and h between n and the old h."""
+        """The gates, and h between the candidate and the old h."""
+        gates = self.gates(params, zx, zh, carry)
+        return gru_transition(gates.z, gates.n, carry.h)
+
+    def gates(self, params: GRUParams, zx: Array, zh: Array, carry: RNNCarry) -> GRUGates:
+        """The gates r and z, and the candidate n in the form chosen."""
         h, size = carry.h, self.hidden_size
         zx_r, zx_z, zx_n = jnp.split(zx, 3, axis=-1)
         zh_r, zh_z, *zh_n = jnp.split(zh, 3 if self.reset_after else 2, axis=-1)
@@ -94,7 +107,7 @@ class GRUCell(Cell):
             n = self.activation_fn(zx_n + r * zh_n[0])
         else:
             n = self.activation_fn(zx_n + (r * h) @ params.w_hh[:, 2 * size :])
-        return gru_transition(z, n, h)
+        return GRUGates(r=r, z=z, n=n)
 
 
 def gru_transition(z: Float[Array, "*batch H"], n: Float[Array, "*batch H"], h: Float[Array, "*batch H"]) -> RNNCarry:

@@ -106,9 +106,13 @@ class LSTMCell(Cell):
         return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, at_least_float32(dtype)))
 
     def transition(self, params: LSTMParams, zx: Array, zh: Array, carry: LSTMCarry) -> LSTMCarry:
-        """The gates of zx + zh, and what they do to the cell state."""
-        gates = lstm_gates(zx + zh, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
+        """The gates, and what they do to the cell state."""
+        gates = self.gates(params, zx, zh, carry)
         return lstm_transition(gates, carry.c, activation_fn=self.activation_fn)
+
+    def gates(self, params: LSTMParams, zx: Array, zh: Array, carry: LSTMCarry) -> Gates:
+        """The gates of zx + zh."""
+        return lstm_gates(zx + zh, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
 
     def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
         return _init.zeros(key, shape, dtype).at[1].set(self.forget_bias)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
 from jaxlstm._types import Cell, Key, at_least_float32, carry_dtype
-from jaxlstm.cells._lstm import LSTMCarry
+from jaxlstm.cells._lstm import Gates, LSTMCarry
 
 
 class LSTMNormParams(NamedTuple):
@@ -154,10 +154,18 @@ class LSTMVariantCell(Cell):
         return zx + params.b
 
     def transition(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> LSTMCarry:
-        """The layer norm of zh, then the equations with what is bounded bounded."""
+        """The gates and the new cell state, and h from both."""
+        gates, c = self._gates_and_c(params, zx, zh, carry)
+        return lstm_variant_output(params, gates.o, c, activation_fn=self.activation_fn)
+
+    def gates(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> Gates:
+        """The gates of the layer norm of zh, and zx, with what is bounded bounded."""
+        return self._gates_and_c(params, zx, zh, carry)[0]
+
+    def _gates_and_c(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> tuple[Gates, Array]:
         if params.norm is not None:
             zh = layer_norm(zh, params.norm.scale_h, params.norm.shift_h)
-        return lstm_variant_transition(
+        return lstm_variant_gates(
             params, zx + zh, carry.c, clip=self.clip, gate_fn=self.gate_fn, activation_fn=self.activation_fn
         )
 
@@ -166,7 +174,7 @@ class LSTMVariantCell(Cell):
         return _init.zeros(key, shape, dtype).at[gate].set(bias)
 
 
-def lstm_variant_transition(
+def lstm_variant_gates(
     params: LSTMVariantParams,
     z: Float[Array, "*batch G"],
     c: Float[Array, "*batch H"],
@@ -174,17 +182,28 @@ def lstm_variant_transition(
     clip: int | float | None = None,
     gate_fn: Callable[[Array], Array] = jax.nn.sigmoid,
     activation_fn: Callable[[Array], Array] = jnp.tanh,
-) -> LSTMCarry:
-    """The equations of `LSTMVariantCell` from z on; the gates are coupled if z packs three."""
+) -> tuple[Gates, Float[Array, "*batch H"]]:
+    """The gates of `LSTMVariantCell`, coupled if z packs three, and the new c, which o's peephole sees."""
     coupled = z.shape[-1] == 3 * c.shape[-1]
     z_i, *z_f, z_g, z_o = jnp.split(z, 3 if coupled else 4, axis=-1)
     p_i, *p_f, p_o = (None,) * 3 if params.p is None else jnp.split(params.p, 2 if coupled else 3)
 
     i = gate_fn(bound(peep(z_i, p_i, c), clip))
     f = 1 - i if coupled else gate_fn(bound(peep(z_f[0], p_f[0], c), clip))
-    c = f * c + i * activation_fn(bound(z_g, clip))
-    o = gate_fn(bound(peep(z_o, p_o, c), clip))  # sees the new c
+    g = activation_fn(bound(z_g, clip))
+    c = f * c + i * g
+    o = gate_fn(bound(peep(z_o, p_o, c), clip))
+    return Gates(i=i, f=f, g=g, o=o), c
 
+
+def lstm_variant_output(
+    params: LSTMVariantParams,
+    o: Float[Array, "*batch H"],
+    c: Float[Array, "*batch H"],
+    *,
+    activation_fn: Callable[[Array], Array] = jnp.tanh,
+) -> LSTMCarry:
+    """h_t = W_hr (o_t * tanh(LN(c_t))), LN and W_hr if the params have them, beside c_t."""
     c_out = c if params.norm is None else layer_norm(c, params.norm.scale_c, params.norm.shift_c)
     h = o * activation_fn(c_out)
     return LSTMCarry(h=h if params.w_hr is None else h @ params.w_hr, c=c)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
 from jaxlstm._types import Carry, Cell, Key, Params
+from jaxlstm.cells._gates import gates_of
 from jaxlstm.cells._gru import GRUCell
 
 
@@ -51,6 +52,10 @@ class _Wrapper(Cell):
     def transition(self, params: Params, zx: Array, zh: Array, carry: Carry, noise: Any = None) -> Carry:
         """The carry after a step of the cell inside."""
         return self.cell.transition(params, zx, zh, carry, *_inner(noise))
+
+    def gates(self, params: Params, zx: Array, zh: Array, carry: Carry, noise: Any = None) -> Any:
+        """The gates of the cell inside, or None if it names none."""
+        return gates_of(self.cell, params, zx, zh, carry, *_inner(noise))
 
     def readout(self, params: Params, carry: Carry) -> Array:
         """y of the cell inside."""

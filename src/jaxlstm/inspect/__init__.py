@@ -1,0 +1,40 @@
+"""Look inside a run: every gate and carry, how long they remember, where gradients go. Pictures of each, on your axes.
+
+carry, seen = trace(cell, params, xs)               # seen.gates.f, seen.carry.c, ...: [T, *batch, H]
+remembered = retention(seen.gates.f, lags=50)       # pure functions first
+draw_retention(ax, remembered)                      # pictures second: each takes an axes of Matplotlib and returns it
+"""
+
+from jaxlstm.inspect._gates import Saturation, half_life, retention, saturation
+from jaxlstm.inspect._gradients import gradient_flow, input_contributions, input_jacobian_norms
+from jaxlstm.inspect._jacobians import largest_singular_values, lyapunov_exponents, step_jacobians
+from jaxlstm.inspect._pictures import (
+    draw_contributions,
+    draw_gate,
+    draw_gradient_flow,
+    draw_retention,
+    draw_saturation,
+    draw_singular_values,
+)
+from jaxlstm.inspect._trace import Trace, trace
+
+__all__ = [
+    "Saturation",
+    "Trace",
+    "draw_contributions",
+    "draw_gate",
+    "draw_gradient_flow",
+    "draw_retention",
+    "draw_saturation",
+    "draw_singular_values",
+    "gradient_flow",
+    "half_life",
+    "input_contributions",
+    "input_jacobian_norms",
+    "largest_singular_values",
+    "lyapunov_exponents",
+    "retention",
+    "saturation",
+    "step_jacobians",
+    "trace",
+]

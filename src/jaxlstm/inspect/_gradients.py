@@ -1,0 +1,258 @@
+"""Where gradients come from and go to: of a loss in every carry, and of an output in every input."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxlstm import _checks
+from jaxlstm._layers import Layer
+from jaxlstm._network import Network
+from jaxlstm._scan import select
+from jaxlstm._types import Carry, Cell, Key, Params, at_least_float32, compute_dtype, fit
+from jaxlstm._unroll import unroll, valid_steps
+from jaxlstm.inspect._flat import size_of, unflatten
+
+
+def gradient_flow(
+    cell: Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Carry | None = None,
+    *,
+    loss: Callable[[Carry, Array], Array],
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+) -> Carry:
+    """How much of a loss reaches each earlier carry: the norm of its gradient against the lag.
+
+        || d loss / d h_t ||    || d loss / d c_t ||        t = last - lag
+
+    h_t and c_t are the two parts of the carry that step t+1 is given, and each gradient is taken with the other part
+    held: d loss / d c_t is what goes back through c_{t+1}, gates included, and not through h_t = o_t tanh(c_t).
+
+    Args:
+      cell: the recurrence.
+      params: its params.
+      xs: inputs ``[T, *batch, I]``.
+      carry: the carry before the first step; None means the cell's own.
+      loss: ``loss(carry, ys) -> scalar``, of what `unroll` returns.
+      lengths: integers ``[*batch]``: only the first steps count, and lag 0 is each sequence's own last.
+      mask: bool ``[T, *batch]``: False skips the step, which then has a zero in its place.
+      reset: bool ``[T, *batch]``: True where a new sequence begins.
+
+    Returns:
+      The norms ``[T, *batch]`` in the cell's carry, such as ``LSTMCarry(h, c)``, lag 0 first; zeros before the first
+      step.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
+    >>> from jaxlstm.inspect import gradient_flow
+    >>> cell = jl.RNNCell(4)
+    >>> params, xs = cell.init(jax.random.key(0), input_size=3), jnp.ones((20, 3))
+    >>> flow = gradient_flow(cell, params, xs, loss=lambda carry, ys: ys[-1].sum())
+    >>> flow.h.shape, bool(flow.h[19] < flow.h[0])
+    ((20,), True)
+    """
+    _checks.check_cell(cell, Cell)
+    _checks.check_function("loss", loss)
+    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+    params, initial = fit(cell, params, xs.shape[1:-1], xs.shape[-1], xs.dtype, "xs")
+    nudged = NudgedCell(cell, xs.shape[-1])
+    xs = xs.astype(compute_dtype(params, xs.dtype))
+    run = partial(unroll, nudged, params, carry=carry, lengths=lengths, mask=mask, reset=reset)
+
+    def nudged_loss(nudges: Array) -> Array:
+        value = loss(*run(xs=jnp.concatenate([xs, nudges], axis=-1)))
+        if jnp.shape(value):
+            _checks.reject("loss", "a function that returns a scalar", _checks.describe(value))
+        return value
+
+    nudges = jnp.zeros((*xs.shape[:-1], size_of(initial)), xs.dtype)
+    gradients = unflatten(jax.grad(nudged_loss)(nudges), initial)
+    last = _last_step(xs, lengths, mask)
+    return jax.tree.map(lambda gradient: _by_lag(_norm(gradient), last), gradients)
+
+
+def input_contributions(
+    network: Network | Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Carry | None = None,
+    *,
+    output: Callable[[Array], Array],
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+) -> Float[Array, "T *batch"]:
+    """What each input position contributes to one output, by gradient times input.
+
+        a_t = x_t . d output(y_last) / d x_t        y_last: the ys of the sequence's last step that counts
+
+    To first order, a_t is what the output would lose if x_t were zero. The a_t add up to the output only where that is
+    linear in xs and zero at zero.
+
+    Args:
+      network: a layer, or a cell.
+      params: its params.
+      xs: inputs ``[T, *batch, I]``.
+      carry: the carry before the first step; None means the network's own.
+      output: ``output(y_last [*batch, O]) -> [*batch]``: one number a sequence, such as ``lambda y: y[..., 3]``.
+      lengths: integers ``[*batch]``: only the first steps count.
+      mask: bool ``[T, *batch]``: False skips the step.
+      reset: bool ``[T, *batch]``: True where a new sequence begins.
+
+    Returns:
+      ``a [T, *batch]``, positive or negative; zero where a step does not count.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
+    Reference: Ancona et al. 2018, "Towards better understanding of gradient-based attribution methods", section 2.
+
+    >>> from jaxlstm.inspect import input_contributions
+    >>> cell = jl.LSTMCell(4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> input_contributions(cell, params, jnp.ones((5, 2, 3)), output=lambda y: y[..., 0]).shape
+    (5, 2)
+    """
+    _checks.check_function("output", output)
+    xs, last_output = _last_output(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+
+    def total(xs: Array) -> Array:
+        value = output(last_output(xs))
+        if jnp.shape(value) != xs.shape[1:-1]:
+            _checks.reject("output", f"a function from [*batch, O] to shape {xs.shape[1:-1]}", _checks.describe(value))
+        return value.sum()  # no sequence enters another's
+
+    return (xs * jax.grad(total)(xs)).sum(-1)
+
+
+def input_jacobian_norms(
+    network: Network | Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Carry | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+) -> Float[Array, "T *batch"]:
+    """How much the last output as a whole depends on each input: the Frobenius norm of its Jacobian.
+
+        n_t = || d y_last / d x_t ||_F        y_last: the ys of the sequence's last step that counts
+
+    Args:
+      network: a layer, or a cell.
+      params: its params.
+      xs: inputs ``[T, *batch, I]``.
+      carry: the carry before the first step; None means the network's own.
+      lengths: integers ``[*batch]``: only the first steps count.
+      mask: bool ``[T, *batch]``: False skips the step.
+      reset: bool ``[T, *batch]``: True where a new sequence begins.
+
+    Returns:
+      ``n [T, *batch]``; zero where a step does not count. All O rows of the Jacobian are computed at once.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
+    >>> from jaxlstm.inspect import input_jacobian_norms
+    >>> cell = jl.GRUCell(4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> input_jacobian_norms(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))[2:, 1]
+    Array([0., 0., 0.], dtype=float32)
+    """
+    xs, last_output = _last_output(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+    y, transpose = jax.vjp(last_output, xs)
+    rows = jnp.eye(y.shape[-1], dtype=y.dtype)
+    jacobian = jax.vmap(lambda row: transpose(jnp.broadcast_to(row, y.shape))[0])(rows)
+    return _norm(jnp.moveaxis(jacobian, 0, -2).reshape(*xs.shape[:-1], -1))
+
+
+@dataclass(frozen=True)
+class NudgedCell(Cell):
+    """A cell that adds to its carry, after each step, what stands behind the input: zeros, whose gradient is asked."""
+
+    cell: Cell
+    input_size: int
+
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> Params:
+        """The params of the cell inside, whose inputs have fewer features."""
+        return self.cell.init(key, self.input_size, dtype=dtype)
+
+    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
+        """The carry of the cell inside."""
+        return self.cell.init_carry(params, batch_shape, dtype=dtype)
+
+    def project(self, params: Params, x: Array) -> Array:
+        """zx of the cell inside, and behind it the nudge."""
+        x, nudge = jnp.split(x, [self.input_size], axis=-1)
+        return jnp.concatenate([self.cell.project(params, x), nudge], axis=-1)
+
+    def recur(self, params: Params, carry: Carry) -> Array:
+        """zh of the cell inside."""
+        return self.cell.recur(params, carry)
+
+    def transition(self, params: Params, zx: Array, zh: Array, carry: Carry) -> Carry:
+        """The carry after a step of the cell inside, nudged."""
+        zx, nudge = jnp.split(zx, [zx.shape[-1] - size_of(carry)], axis=-1)
+        after = self.cell.transition(params, zx, zh, carry)
+        return jax.tree.map(jnp.add, after, unflatten(nudge, carry))
+
+    def readout(self, params: Params, carry: Carry) -> Array:
+        """y of the cell inside."""
+        return self.cell.readout(params, carry)
+
+
+def _last_output(
+    network: Network | Cell, params: Params, xs: ArrayLike, carry: Carry | None, **options: Any
+) -> tuple[Array, Callable[[Array], Array]]:
+    """The inputs, zero where they do not count, and the function from them to the last outputs that do."""
+    if not isinstance(network, Network):
+        _checks.check_cell(network, Cell, "network")
+        network = Layer(network)
+    inputs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+    if not inputs.shape[0]:
+        _checks.reject("xs", "at least one step", _checks.describe(inputs))
+    lengths, mask = options["lengths"], options["mask"]
+    last = _last_step(inputs, lengths, mask)
+    valid = valid_steps(inputs.shape[0], inputs.shape[1:-1], lengths=lengths, mask=mask)
+    if valid is not None:
+        inputs = select(valid, inputs, jnp.zeros_like(inputs))  # NaN in the padding times a gradient of zero is NaN
+
+    def last_output(xs: Array) -> Array:
+        _, ys = network.apply(params, xs, carry, **options)
+        return jnp.take_along_axis(ys, jnp.maximum(last, 0)[None, ..., None], axis=0)[0]
+
+    return inputs, last_output
+
+
+def _last_step(xs: Array, lengths: ArrayLike | None, mask: ArrayLike | None) -> Int[Array, "*batch"]:
+    """The last step that counts in each sequence; -1 where none does."""
+    steps, *batch = xs.shape[:-1]
+    valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
+    if valid is None:
+        return jnp.full(batch, steps - 1)
+    times = jnp.arange(steps).reshape(steps, *(1 for _ in batch))
+    return jnp.max(jnp.where(valid, times, -1), axis=0, initial=-1)
+
+
+def _by_lag(values: Float[Array, "T *batch"], last: Int[Array, "*batch"]) -> Float[Array, "T *batch"]:
+    """The value at step last - lag for each lag; zero before the first step."""
+    lags = jnp.arange(values.shape[0], dtype=last.dtype).reshape(-1, *(1 for _ in last.shape))
+    steps = last - lags
+    found = jnp.take_along_axis(values, jnp.maximum(steps, 0), axis=0)
+    return jnp.where(steps >= 0, found, jnp.zeros_like(found))
+
+
+def _norm(values: Float[Array, "*lead n"]) -> Float[Array, "*lead"]:
+    """The Euclidean norm over the last axis, in at least float32."""
+    return jnp.linalg.norm(values.astype(at_least_float32(values.dtype)), axis=-1)

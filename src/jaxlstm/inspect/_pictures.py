@@ -1,0 +1,178 @@
+"""Pictures of what the functions of this package return. Each draws on the axes that it is given, and returns them.
+
+So nothing here imports Matplotlib: who has axes has done so. Batch axes are the caller's to choose from or to average,
+but where said.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxlstm import _checks
+from jaxlstm.inspect._gates import Saturation
+
+Axes = Any  # of Matplotlib
+
+
+def draw_gate(ax: Axes, gate: ArrayLike, *, limits: tuple[float, float] = (0.0, 1.0)) -> Axes:
+    """Draw a gate, a candidate or a carry of one sequence over time: a row for each unit.
+
+    Args:
+      ax: the axes.
+      gate: ``[T, H]``.
+      limits: the values at the ends of the colours: (0, 1) for gates, (-1, 1) for candidates and h.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_gate
+    >>> ax = draw_gate(Figure().subplots(), jnp.full((20, 4), 0.5))
+    """
+    values = _numbers("gate", gate, 2, "[T, H]")
+    low, high = limits
+    image = ax.imshow(
+        values.T,
+        cmap="viridis" if low >= 0 else "RdBu_r",
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    ax.figure.colorbar(image, ax=ax, pad=0.02)
+    ax.set(xlabel="step", ylabel="unit")
+    ax.locator_params(integer=True)
+    return ax
+
+
+def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
+    """Draw each unit of each gate at its shares of steps shut and open (Karpathy et al. 2015, figure 2).
+
+    Units at the right end of the axis across are always shut, at the top of the other always open; at the origin they
+    are never saturated.
+
+    Args:
+      ax: the axes.
+      saturations: what `saturation` returned, by the name of the gate.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_saturation, saturation
+    >>> gates = {"forget": jnp.full((9, 4), 0.95), "input": jnp.full((9, 4), 0.5)}
+    >>> ax = draw_saturation(Figure().subplots(), {name: saturation(gate) for name, gate in gates.items()})
+    """
+    ax.plot([0, 1], [1, 0], color="0.8", linewidth=1, zorder=0)
+    for name, (left, right) in saturations.items():
+        ax.scatter(left, right, s=28, alpha=0.55, linewidths=0, label=name, clip_on=False, zorder=3)
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel="share of steps left-saturated (< 0.1)", ylabel="share of steps right-saturated (> 0.9)")
+    ax.legend(loc="upper right", frameon=False)
+    _spare(ax)
+    return ax
+
+
+def draw_retention(ax: Axes, retention: ArrayLike) -> Axes:
+    """Draw the share of its memory that each unit has left, against the lag: a line for each, and their median.
+
+    Args:
+      ax: the axes.
+      retention: what `retention` returned, ``[lags + 1, H]``.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_retention, retention
+    >>> ax = draw_retention(Figure().subplots(), retention(jnp.full((20, 4), 0.9), lags=10))
+    """
+    values = _numbers("retention", retention, 2, "[lags + 1, H]")
+    lags = np.arange(len(values))
+    ax.plot(lags, values, color="tab:blue", alpha=0.35, linewidth=0.9)
+    ax.plot(lags, np.median(values, axis=1), color="black", linewidth=2, label="median unit")
+    ax.axhline(0.5, color="0.5", linestyle="--", linewidth=1, label="one half")
+    ax.set(xlabel="lag, in steps", ylabel="share of the memory left", xlim=(0, max(lags[-1], 1)), ylim=(0, 1.02))
+    ax.legend(loc="upper right", frameon=False)
+    _spare(ax)
+    return ax
+
+
+def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
+    """Draw norms of gradients against the lag, on a logarithmic axis: a line for each name.
+
+    Args:
+      ax: the axes.
+      flows: parts of what `gradient_flow` returned, ``[T, *batch]``, by a name for each, such as "LSTM, c". What is
+        drawn is the mean over the batch; lags at which it is zero are left out.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_gradient_flow
+    >>> ax = draw_gradient_flow(Figure().subplots(), {"RNN": 0.8 ** jnp.arange(20.0)})
+    """
+    for name, values in flows.items():
+        means = _mean_of_batch(_numbers(f"flows[{name!r}]", values, 1, "[T, *batch]"))
+        (lags,) = np.nonzero(means > 0)
+        ax.plot(lags, means[lags], linewidth=1.8, label=name)
+    ax.set(xlabel="lag, in steps before the last", ylabel="norm of the gradient", yscale="log")
+    ax.margins(x=0.01)
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    _spare(ax)
+    return ax
+
+
+def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> Axes:
+    """Draw the largest singular value of each step's Jacobian over time: a line for each name.
+
+    Args:
+      ax: the axes.
+      singular_values: what `largest_singular_values` returned, ``[T, *batch]``, by the name of the cell. What is drawn
+        is the mean over the batch.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_singular_values
+    >>> ax = draw_singular_values(Figure().subplots(), {"LSTM": jnp.linspace(0.8, 1.2, 20)})
+    """
+    for name, values in singular_values.items():
+        means = _mean_of_batch(_numbers(f"singular_values[{name!r}]", values, 1, "[T, *batch]"))
+        ax.plot(means, linewidth=1.8, label=name)
+    ax.axhline(1, color="0.5", linestyle="--", linewidth=1)
+    ax.set(xlabel="step", ylabel="largest singular value of the Jacobian")
+    ax.set_ylim(bottom=0)
+    ax.margins(x=0.01)
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    _spare(ax)
+    return ax
+
+
+def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
+    """Draw what each input position of one sequence contributes to an output: a bar for each, by its sign.
+
+    Args:
+      ax: the axes.
+      contributions: ``[T]``, one sequence of what `input_contributions` or `input_jacobian_norms` returned.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_contributions
+    >>> ax = draw_contributions(Figure().subplots(), jnp.array([0.1, -0.4, 1.0]))
+    """
+    values = _numbers("contributions", contributions, 1, "[T]")
+    ax.bar(np.arange(len(values)), values, width=0.9, color=np.where(values < 0, "tab:red", "tab:blue"))
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set(xlabel="step", ylabel="contribution")
+    ax.locator_params(axis="x", integer=True)
+    ax.margins(x=0.01)
+    _spare(ax)
+    return ax
+
+
+def _numbers(name: str, values: ArrayLike, ndim: int, axes: str) -> np.ndarray:
+    """Values as NumPy has them, which Matplotlib draws; "*batch" in `axes` allows for more of them."""
+    array = _checks.float_array(name, values, ndim, axes)
+    if array.ndim > ndim and "*batch" not in axes:
+        _checks.reject(name, f"an array {axes} (choose one sequence)", _checks.describe(array))
+    return np.asarray(array, np.float64)
+
+
+def _mean_of_batch(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1).mean(axis=1)
+
+
+def _spare(ax: Axes) -> None:
+    """No frame where no axis is."""
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,111 @@
+"""Every picture is made of what the functions return, holds what it was given, and comes back on its axes."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import jaxlstm as jl
+from jaxlstm import inspect
+
+STEPS, SIZE, INPUTS = 12, 4, 3
+
+
+@pytest.fixture(scope="module")
+def run():
+    """An LSTM over two sequences: its trace, and what the pictures need besides."""
+    cell = jl.LSTMCell(SIZE)
+    params = cell.init(jax.random.key(0), INPUTS)
+    xs = jax.random.normal(jax.random.key(1), (STEPS, 2, INPUTS), jnp.float32)
+    return cell, params, xs, inspect.trace(cell, params, xs)[1]
+
+
+@pytest.fixture
+def ax():
+    return Figure(layout="constrained").subplots()
+
+
+def rendered(ax):
+    """The picture as PNG: that it can be drawn without a warning."""
+    file = io.BytesIO()
+    ax.figure.savefig(file, format="png", dpi=50)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("part", "limits"), [("gates.f", (0.0, 1.0)), ("carry.h", (-1.0, 1.0))])
+def test_gate(run, ax, part, limits):
+    values = run[3]
+    for name in part.split("."):
+        values = getattr(values, name)
+    assert inspect.draw_gate(ax, values[:, 0], limits=limits) is ax
+    (image,) = ax.get_images()
+    np.testing.assert_array_equal(image.get_array(), np.asarray(values[:, 0]).T)
+    assert image.get_clim() == limits
+    assert rendered(ax)
+
+
+def test_saturation(run, ax):
+    gates = {name: inspect.saturation(getattr(run[3].gates, name)) for name in ("i", "f")}
+    assert inspect.draw_saturation(ax, gates) is ax
+    for points, (left, right) in zip(ax.collections, gates.values(), strict=True):
+        np.testing.assert_allclose(points.get_offsets(), np.stack([left, right], axis=1))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["i", "f"]
+    assert rendered(ax)
+
+
+def test_retention(run, ax):
+    values = inspect.retention(run[3].gates.f, lags=5)
+    assert inspect.draw_retention(ax, values) is ax
+    lines = ax.get_lines()
+    np.testing.assert_allclose(np.stack([line.get_ydata() for line in lines[:SIZE]], axis=1), values)
+    np.testing.assert_allclose(lines[SIZE].get_ydata(), np.median(values, axis=1))
+    assert rendered(ax)
+
+
+def test_gradient_flow(run, ax):
+    cell, params, xs, _ = run
+    flow = inspect.gradient_flow(cell, params, xs, loss=lambda carry, ys: carry.h.sum(), lengths=np.array([STEPS, 5]))
+    assert inspect.draw_gradient_flow(ax, {"h": flow.h[:, 0], "both": flow.h, "short": flow.h[:, 1]}) is ax
+    first, both, short = ax.get_lines()
+    np.testing.assert_allclose(first.get_ydata(), flow.h[:, 0])
+    np.testing.assert_allclose(both.get_ydata(), np.mean(flow.h, axis=1))
+    assert len(short.get_ydata()) == 5  # lags before the first step are zero, which a logarithm has not
+    assert ax.get_yscale() == "log"
+    assert rendered(ax)
+
+
+def test_singular_values(run, ax):
+    cell, params, xs, _ = run
+    values = inspect.largest_singular_values(inspect.step_jacobians(cell, params, xs))
+    assert inspect.draw_singular_values(ax, {"LSTM": values}) is ax
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), np.mean(values, axis=1))
+    assert rendered(ax)
+
+
+def test_contributions(run, ax):
+    cell, params, xs, _ = run
+    values = inspect.input_contributions(cell, params, xs, output=lambda y: y[..., 0])[:, 0]
+    assert inspect.draw_contributions(ax, values) is ax
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], values)
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2  # some are positive and some negative
+    assert rendered(ax)
+
+
+@pytest.mark.usefixtures("without_type_hook")
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda ax: inspect.draw_gate(ax, np.ones((5, 2, 4))), "gate: expected an array [T, H] (choose one sequence)"),
+        (lambda ax: inspect.draw_contributions(ax, np.ones((5, 2))), "contributions: expected an array [T] (choose"),
+        (lambda ax: inspect.draw_retention(ax, np.ones(5)), "retention: expected an array [lags + 1, H], got"),
+        (lambda ax: inspect.draw_gradient_flow(ax, {"h": 1.0}), "flows['h']: expected an array [T, *batch], got"),
+        (lambda ax: inspect.draw_singular_values(ax, {"a": [1]}), "singular_values['a']: expected an array, got [1]"),
+    ],
+)
+def test_mistakes(ax, draw, message):
+    with pytest.raises((ValueError, TypeError)) as error:
+        draw(ax)
+    assert message in str(error.value)
