@@ -176,7 +176,7 @@ def default(parameter):
 
 
 def test_the_import_is_light():
-    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "safetensors", "tqdm", "onnx"]
+    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "mnist1d", "onnx", "safetensors", "tqdm"]
     program = f"import sys, jaxlstm; print(*[name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert loaded.stdout.split() == []
@@ -261,7 +261,7 @@ FLAX = [name for name in MODULES if name.startswith(("linen", "nnx"))]
 
 
 def documented():
-    """Every public function, class and method of the core, of interop and inspect, and of the Flax modules, by its name."""
+    """Every public function, class and method of the core, interop, inspect and the Flax modules, by its full name."""
     names = [*ORDER, *FLAX, *(name for name in MODULES if name.startswith(("inspect.", "interop")))]
     for module in (importlib.import_module(f"jaxlstm.{name}") for name in names):
         for name, value in vars(module).items():

@@ -12,7 +12,9 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from jaxlstm import tasks
 from jaxlstm.__main__ import OPTIONS, main
@@ -111,6 +113,53 @@ def _template(recipe):
     return jax.eval_shape(tasks._train._init(problem, networks["lstm"]), jax.random.key(0))
 
 
+SHORT = {"reber": 9, "adding-1997": 20, "multiplication": 20, "temporal-order-6a": 10, "temporal-order-6b": 10}
+GENERATED = [name for name, task in tasks.TASKS.items() if task.recipe.length is not None and name != "adding"]
+
+
+@pytest.mark.parametrize("task", [*GENERATED, "mnist1d", "jsb"])
+def test_every_task_is_trained_and_evaluated(task, tmp_path, capsys):
+    arguments = ["--cell", "rnn", *TINY]
+    if task in GENERATED:
+        arguments += ["--length", str(SHORT.get(task, 5))]
+    if task == "jsb":
+        arguments += ["--file", chorales(tmp_path)]
+    code, printed, err = say(capsys, "train", task, "--out", tmp_path / "run", *arguments)
+    assert (code, err) == (0, "")
+    assert tasks.TASKS[task].picture_name in {path.name for path in (tmp_path / "run").iterdir()}
+    code, out, _ = say(capsys, "evaluate", tmp_path / "run")
+    assert code == 0
+    assert out.splitlines() == printed.splitlines()[:-1]
+    assert re.match(r"rnn: \D+[\d.]+", out)
+
+
+def chorales(directory):
+    """A file like JSB_Chorales.mat, with two short chorales in each part."""
+    parts = {}
+    for name in ("traindata", "validdata", "testdata"):
+        parts[name] = np.empty((1, 2), object)
+        for index in range(2):
+            parts[name][0, index] = np.eye(4 + index, 88, dtype=np.uint8)
+    savemat(directory / "chorales.mat", parts)
+    return directory / "chorales.mat"
+
+
+def test_the_chorales_are_found_again_from_another_directory(tmp_path, capsys, monkeypatch):
+    path = chorales(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert say(capsys, "train", "jsb", "--file", path.name, "--cell", "rnn", "--out", "run", *TINY)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert say(capsys, "evaluate", tmp_path / "run")[0] == 0
+    path.unlink()
+    code, _, err = say(capsys, "evaluate", tmp_path / "run")
+    assert code == 2
+    assert err == (
+        f"jaxlstm: error: {path} cannot be read (No such file or directory); "
+        "the jsb task needs JSB_Chorales.mat: --file\n"
+    )
+
+
 def test_vowels_is_the_default_task_and_can_hold_out_training_sequences(tmp_path, capsys):
     code, out, _ = say(capsys, "train", "--out", tmp_path / "run", "--cell", "gru", "--hold-out", "1", *TINY)
     assert code == 0
@@ -121,7 +170,7 @@ def test_vowels_is_the_default_task_and_can_hold_out_training_sequences(tmp_path
 MISTAKES = {
     "no command": ([], "required: COMMAND"),
     "unknown command": (["predict"], "invalid choice: 'predict'"),
-    "unknown task": (["train", "copying", "--out", "{new}"], "invalid choice: 'copying'"),
+    "unknown task": (["train", "parsing", "--out", "{new}"], "invalid choice: 'parsing'"),
     "no directory": (["train"], "required: --out"),
     "unknown option": (["train", "--out", "{new}", "--speed=3"], "unrecognized arguments: --speed=3"),
     "not a number": (["train", "--out", "{new}", "--steps", "many"], "--steps: invalid int value: 'many'"),
@@ -140,6 +189,16 @@ MISTAKES = {
     "negative seed": (["train", "--out", "{new}", "--seed", "-1"], "--seed: expected an int in 0.."),
     "length of vowels": (["train", "--out", "{new}", "--length", "9"], "--length: the task vowels has no such option"),
     "too short": (["train", "adding", "--out", "{new}", "--length", "1"], "--length: expected an int in 2.."),
+    "shorter than the grammar": (
+        ["train", "reber", "--out", "{new}", "--length", "8"],
+        "--length: expected an int in 9..",
+    ),
+    "file of adding": (
+        ["train", "adding", "--out", "{new}", "--file", "x"],
+        "--file: the task adding has no such option",
+    ),
+    "no file": (["train", "jsb", "--out", "{new}", "--file", "{new}"], "cannot be read (No such file or directory)"),
+    "another file": (["train", "jsb", "--out", "{new}", "--file", "{file}"], "damaged, or not JSB_Chorales.mat"),
     "nothing left": (["train", "--out", "{new}", "--hold-out", "30"], "--hold-out: expected an int in 0..29, got 30"),
     "out is a file": (["train", "--out", "{file}"], "file cannot be written to"),
     "out is below a file": (["train", "--out", "{file}/run", *TINY], "cannot be written to"),
@@ -182,9 +241,10 @@ CONFIGS = {
     "not JSON": lambda text: text[:-5],
     "a list": lambda text: "[]",
     "an unknown option": lambda text: text.replace('"layers"', '"levels"'),
-    "an unknown task": lambda text: re.sub('"task": "[a-z]*"', '"task": "copying"', text),
+    "an unknown task": lambda text: re.sub('"task": "[a-z0-9-]*"', '"task": "parsing"', text),
     "a wrong size": lambda text: re.sub('"hidden_size": 4', '"hidden_size": "4"', text),
     "no length": lambda text: re.sub('"(length|hold_out)": [0-9]+', r'"\1": null', text),
+    "a file": lambda text: text.replace('"file": null', '"file": "x.mat"'),
 }
 
 
@@ -209,11 +269,17 @@ def test_weights_of_another_model_are_an_error_that_names_the_tensor(run, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("package", "arguments"), [("aeon.datasets", []), ("safetensors", []), ("matplotlib.figure", [])]
+    ("package", "task"),
+    [
+        ("aeon.datasets", "vowels"),
+        ("mnist1d.data", "mnist1d"),
+        ("safetensors", "vowels"),
+        ("matplotlib.figure", "vowels"),
+    ],
 )
-def test_a_missing_package_is_a_sentence_that_names_the_extra(monkeypatch, tmp_path, capsys, package, arguments):
+def test_a_missing_package_is_a_sentence_that_names_the_extra(monkeypatch, tmp_path, capsys, package, task):
     monkeypatch.setitem(sys.modules, package, None)
-    code, _, err = say(capsys, "train", "vowels", "--out", tmp_path / "run", *TINY)
+    code, _, err = say(capsys, "train", task, "--out", tmp_path / "run", *TINY)
     assert code == 2
     assert err.startswith("jaxlstm: error: ")
     assert "pip install 'jaxlstm[tasks]'" in err
@@ -252,8 +318,18 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(monkeypatch, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
+def defaults(block):
+    """The value of each task in "(default: VALUE OF THE OTHERS; TASK, TASK VALUE; TASK VALUE)"."""
+    found, others = {}, None
+    for group in block.split("(default: ")[1].rstrip(")").split("; "):
+        *names, value = group.replace(",", "").split()
+        found |= dict.fromkeys(names, value)
+        others = others if names else value
+    return dict.fromkeys(tasks.TASKS, others) | found
+
+
 def test_help_shows_every_option_and_every_default(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as exit_code:
         main(["train", "--help"])
     assert exit_code.value.code == 0
@@ -262,10 +338,10 @@ def test_help_shows_every_option_and_every_default(monkeypatch, capsys):
         if field.name == "task":
             continue
         line = next(line for line in shown.splitlines() if line.strip().startswith("--" + field.name.replace("_", "-")))
-        block = shown[shown.index(line) :].split("\n  --")[0]
+        block = " ".join(shown[shown.index(line) :].split("\n  --")[0].split())
         for task in tasks.TASKS.values():
             value = getattr(task.recipe, field.name)
-            assert value is None or f"{task.recipe.task} {value}" in block
+            assert defaults(block).get(task.recipe.task) == (None if value is None else str(value))
     assert OPTIONS.keys() == {field.name for field in dataclasses.fields(tasks.Recipe)} - {"task"}
 
 
@@ -293,6 +369,19 @@ def figures(out):
     return {cell: float(figure) for cell, figure in re.findall(r"^(\w+): \D*(\d\.\d+)", out, re.MULTILINE)}
 
 
+SOLVED = [  # a short training of the LSTM on each task, and where its figure comes to lie
+    ("adding-1997", (0, 0.001), ["--steps", "1000"]),
+    ("multiplication", (0, 0.002), ["--steps", "1000"]),
+    ("temporal-order-6a", (0.99, 1), ["--steps", "600", "--batch-size", "8"]),
+    ("temporal-order-6b", (0.99, 1), ["--steps", "700"]),
+    ("reber", (0.99, 1), []),
+    ("noise-free-lag", (1, 1), []),
+    ("noisy-lag", (0.99, 1), []),
+    ("continual-reber", (0.9, 1), ["--steps", "1000"]),
+    ("mnist1d", (0.88, 1), ["--steps", "2000"]),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_x64")
 class TestRecipes:
@@ -308,3 +397,10 @@ class TestRecipes:
         assert code == 0
         assert figures(out)["lstm"] < 0.005
         assert figures(out)["rnn"] > 0.1
+
+    @pytest.mark.parametrize(("task", "least", "options"), SOLVED, ids=[name for name, *_ in SOLVED])
+    def test_memory(self, task, least, options, tmp_path, capsys):
+        code, out, _ = say(capsys, "train", task, "--cell", "lstm", "--out", tmp_path / "run", *options)
+        assert code == 0
+        low, high = least
+        assert low <= figures(out)["lstm"] <= high
