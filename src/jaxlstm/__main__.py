@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 
-METAVARS = {str: "NAME", int: "N", float: "X"}
-OPTIONS: dict[str, tuple[type, str]] = {
-    "cell": (str, "lstm, gru, rnn, or all: the three side by side"),
-    "hidden_size": (int, "units of each cell, in each direction"),
-    "layers": (int, "recurrent layers on top of each other"),
-    "dropout": (float, "rate between layers and before the output, in [0, 1)"),
-    "steps": (int, "steps of training"),
-    "batch_size": (int, "sequences a step"),
-    "learning_rate": (float, "of Adam at the start; it falls to 0 as half a cosine"),
-    "seed": (int, "of the first model"),
-    "seeds": (int, "models to train at once, with seeds SEED, SEED + 1, ..."),
-    "evaluate_every": (int, "steps between evaluations"),
-    "length": (int, "steps of each sequence"),
-    "hold_out": (int, "training sequences of each class to evaluate on, in place of the test set"),
+OPTIONS: dict[str, tuple[type, str, str]] = {
+    "cell": (str, "NAME", "lstm, gru, rnn, or all: the three side by side"),
+    "hidden_size": (int, "N", "units of each cell, in each direction"),
+    "layers": (int, "N", "recurrent layers on top of each other"),
+    "dropout": (float, "X", "rate between layers and before the output, in [0, 1)"),
+    "steps": (int, "N", "steps of training"),
+    "batch_size": (int, "N", "sequences a step"),
+    "learning_rate": (float, "X", "of Adam at the start; it falls to 0 as half a cosine"),
+    "seed": (int, "N", "of the first model"),
+    "seeds": (int, "N", "models to train at once, with seeds SEED, SEED + 1, ..."),
+    "evaluate_every": (int, "N", "steps between evaluations"),
+    "length": (int, "N", "steps of each sequence, or of what is to be remembered"),
+    "hold_out": (int, "N", "training sequences of each class to evaluate on, in place of the test set"),
+    "file": (str, "FILE", "where the data lie"),
 }
 
 
@@ -96,21 +96,24 @@ def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
 def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxlstm", description="Train recurrent networks on tasks that show what they can do.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    described = "; ".join(f"{name}: {task.help}" for name, task in tasks.items())
-    train = commands.add_parser("train", help="train on a task", description=f"Train on a task. {described}.")
+    train = commands.add_parser(
+        "train",
+        help="train on a task",
+        description=_described(tasks),
+        epilog=_defaults(tasks),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     train.add_argument(
         "task",
         metavar="TASK",
         nargs="?",
         choices=list(tasks),
         default="vowels",
-        help=f"{' or '.join(tasks)} (default: vowels)",
+        help="one of those above (default: vowels)",
     )
     train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
-    for name, (kind, text) in OPTIONS.items():
-        defaults = {task: getattr(tasks[task].recipe, name) for task in tasks}
-        shown = ", ".join(f"{task} {value}" for task, value in defaults.items() if value is not None)
-        train.add_argument(_flag(name), metavar=METAVARS[kind], type=kind, help=f"{text} (default: {shown})")
+    for name, (kind, metavar, text) in OPTIONS.items():
+        train.add_argument(_flag(name), metavar=metavar, type=kind, help=text)
     evaluate = commands.add_parser(
         "evaluate",
         help="compute a run's test figure again",
@@ -118,6 +121,23 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
     )
     evaluate.add_argument("directory", metavar="DIR", type=Path, help="the directory of a run")
     return parser
+
+
+def _described(tasks: "Mapping[str, Task]") -> str:
+    width = max(map(len, tasks))
+    return "Train on a task:\n" + "\n".join(f"  {name:{width}}  {task.help}" for name, task in tasks.items())
+
+
+def _defaults(tasks: "Mapping[str, Task]") -> str:
+    """A table of the tasks' own recipes: a line for each option, with the tasks that share a value together."""
+    lines = ["defaults:"]
+    for name in OPTIONS:
+        groups: dict[str, list[str]] = {}
+        for task, value in ((task, getattr(tasks[task].recipe, name)) for task in tasks):
+            if value is not None:
+                groups.setdefault(str(value), []).append(task)
+        lines += [f"  {_flag(name)} {value}: {', '.join(group)}" for value, group in groups.items()]
+    return "\n".join(lines)
 
 
 def _flag(name: str) -> str:

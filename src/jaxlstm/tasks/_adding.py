@@ -3,31 +3,26 @@
 A sequence of two channels: values from U(0, 1), and markers, 0 but for two steps: one drawn from the first half of the
 sequence and one from the second. The target, at the end, is the sum of the two marked values. Always answering 1 has a
 mean squared error of 1/6, the variance of that sum. (The paper had values from U(-1, 1), markers within the first tenth
-and first half, and sequences of random length.)
+and first half, and sequences of random length: the task ``adding-1997``.)
 
 All cells have the same recipe, and the library's own initialisation. That recurrent weights start orthogonal is in the
 RNN's favour: from torch's uniform ones it stays at 1/6 as well. After 2500 steps or more,
 some seeds of the RNN begin to leave 1/6, for 0.10: what is shown is how much later than the others it learns.
 """
 
-import itertools
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlstm._layers import Stack
-from jaxlstm._network import Network
-from jaxlstm._types import Cell, Key
+from jaxlstm._types import Key
 from jaxlstm.tasks import _pictures
-from jaxlstm.tasks._model import ModelParams, dropout, linear
+from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated
 from jaxlstm.tasks._task import Problem, Recipe, Task
 from jaxlstm.training import squared_error
 
 TEST_SIZE = 10_000
-TEST_SEED = 2_000_000_000  # no training run's: seeds are smaller
 
 RECIPE = Recipe(
     task="adding",
@@ -45,7 +40,7 @@ RECIPE = Recipe(
 )
 
 
-def make_batch(key: Key, batch_size: int, length: int) -> tuple[Float[Array, "T B 2"], Float[Array, "B"]]:
+def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     """Draw sequences and their targets.
 
         x_t = (v_t, m_t)    v_t ~ U(0, 1)    m_t = 1 at t = a and t = b, else 0    target = v_a + v_b
@@ -57,10 +52,10 @@ def make_batch(key: Key, batch_size: int, length: int) -> tuple[Float[Array, "T 
       length: T, at least 2.
 
     Returns:
-      ``(xs [T, B, 2], targets [B])`` in float32.
+      ``xs [T, B, 2]`` and ``targets [B]`` in float32.
 
     >>> from jaxlstm.tasks._adding import make_batch
-    >>> xs, targets = make_batch(jax.random.key(0), batch_size=4, length=10)
+    >>> xs, targets, _ = make_batch(jax.random.key(0), batch_size=4, length=10)
     >>> bool(jnp.allclose((xs[..., 0] * xs[..., 1]).sum(axis=0), targets))
     True
     """
@@ -70,39 +65,30 @@ def make_batch(key: Key, batch_size: int, length: int) -> tuple[Float[Array, "T 
     second = jax.random.randint(second_key, (batch_size,), length // 2, length, jnp.int32)
     steps = jnp.arange(length, dtype=first.dtype)[:, None]
     markers = ((steps == first) | (steps == second)).astype(jnp.float32)
-    return jnp.stack([values, markers], axis=-1), jnp.sum(values * markers, axis=0)
+    return Sequences(jnp.stack([values, markers], axis=-1), jnp.sum(values * markers, axis=0))
 
 
 def problem(recipe: Recipe) -> Problem:
     """Fresh batches for training, and a fixed test set."""
     length = recipe.length or 0
-    xs, targets = make_batch(jax.random.key(TEST_SEED), TEST_SIZE, length)
-
-    def network(cell: Cell) -> Network:
-        return Stack(*[cell] * recipe.layers, dropout=recipe.dropout)
-
-    def model(network: Network, params: ModelParams, xs: Array, key: Key | None = None) -> Float[Array, "B"]:
-        network_key, head_key = (None, None) if key is None else jax.random.split(key)
-        _, ys = network.apply(params.network, xs, key=network_key)
-        return linear(params.head, dropout(head_key, ys[-1], recipe.dropout))[..., 0]
-
-    def loss(network: Network, params: ModelParams, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
-        batch_key, dropout_key = jax.random.split(key)
-        xs, targets = make_batch(batch_key, recipe.batch_size, length)
-        return squared_error(model(network, params, xs, dropout_key), targets), {}
-
-    return Problem(
-        input_size=2,
+    test = make_batch(jax.random.key(TEST_SEED), TEST_SIZE, length)
+    return generated(
+        recipe,
+        partial(make_batch, length=length),
+        measure,
+        test=test,
         outputs=1,
-        network=network,
-        batches=lambda seed: itertools.repeat(None),
-        loss=loss,
-        predict=lambda network, params: model(network, params, xs),
-        score=lambda predictions: squared_error(predictions, targets),
+        last=True,
+        score="loss",
         figure="test mean squared error",
         baseline=("always answering 1", 1 / 6),
-        picture=partial(_pictures.predictions, targets),
+        picture=partial(_pictures.predictions, test.targets, (0, 2)),
     )
+
+
+def measure(answers: Float[Array, "B"], sequences: Sequences) -> tuple[Array, dict[str, Array]]:
+    """The mean squared error."""
+    return squared_error(answers, sequences.targets), {}
 
 
 TASK = Task(

@@ -25,10 +25,10 @@ class ModelParams(NamedTuple):
     head: HeadParams
 
 
-def init_model(network: Network, key: Key, input_size: int, outputs: int) -> ModelParams:
-    """Draw initial params; the head as Glorot & Bengio 2010, its bias 0."""
+def init_model(network: Network, key: Key, input_size: int, outputs: int, steps_read: int = 1) -> ModelParams:
+    """Draw initial params; the head, which reads so many steps side by side, as Glorot & Bengio 2010, its bias 0."""
     network_key, head_key = jax.random.split(key)
-    w = jax.nn.initializers.glorot_uniform()(head_key, (network.output_size, outputs), jnp.float32)
+    w = jax.nn.initializers.glorot_uniform()(head_key, (steps_read * network.output_size, outputs), jnp.float32)
     return ModelParams(
         network=network.init(network_key, input_size), head=HeadParams(w=w, b=jnp.zeros(outputs, jnp.float32))
     )
@@ -44,6 +44,18 @@ def max_pool(ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"]) -> F
     valid = jnp.arange(ys.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape)) < lengths
     pooled = jnp.max(select(valid, ys, jnp.full_like(ys, -jnp.inf)), axis=0)
     return select(lengths > 0, pooled, jnp.zeros_like(pooled))
+
+
+def last_output(ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"] | None) -> Float[Array, "*batch H"]:
+    """Each sequence's output at its own last step, of which it has at least one.
+
+    >>> from jaxlstm.tasks._model import last_output
+    >>> last_output(jnp.array([[[1.0]], [[2.0]], [[0.0]]]), jnp.array([2]))
+    Array([[2.]], dtype=float32)
+    """
+    if lengths is None:
+        return ys[-1]
+    return jnp.take_along_axis(ys, (lengths - 1)[None, ..., None], axis=0)[0]
 
 
 def dropout(key: Key | None, h: Float[Array, "..."], rate: float) -> Float[Array, "..."]:

@@ -1,12 +1,13 @@
 """Pictures of a run. Figures are objects of their own here: no window, no global state, any backend."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Bool
 
 COLOURS = {"rnn": "tab:red", "gru": "tab:green", "lstm": "tab:blue"}
 
@@ -37,42 +38,76 @@ def learning_curve(
     figure.savefig(path, dpi=150)
 
 
-def confusion_matrix(labels: ArrayLike, path: Path, logits: Mapping[str, Any]) -> None:
-    """How often each class was taken for each: rows are the truth, columns the answers."""
+def confusion_matrix(
+    labels: ArrayLike, classes: tuple[str, Sequence[str]], path: Path, logits: Mapping[str, Any]
+) -> None:
+    """How often each class was taken for each: rows are the truth, columns the answers.
+
+    `classes` are what a class is, in a word, and their names.
+    """
     labels = np.asarray(labels)
-    classes = int(labels.max()) + 1
+    what, names = classes
     figure = _figure(5.6 * len(logits), 5.2)
     for axes, (cell, values) in zip(np.ravel(figure.subplots(1, len(logits))), logits.items(), strict=True):
         answers = np.argmax(values, axis=-1)
-        counts = np.zeros((classes, classes), np.int64)
+        counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, (labels, answers), 1)
         axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
         for row, column in np.argwhere(counts):
             colour = "white" if row == column else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-        names = [str(index + 1) for index in range(classes)]
-        axes.set_xticks(range(classes), names)
-        axes.set_yticks(range(classes), names)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names)
         right = int(np.trace(counts))
-        axes.set(title=f"{cell}: {right} of {len(labels)} right", xlabel="answer (speaker)", ylabel="truth (speaker)")
+        axes.set(title=f"{cell}: {right} of {len(labels)} right", xlabel=f"answer ({what})", ylabel=f"truth ({what})")
     figure.savefig(path, dpi=150)
 
 
-def predictions(targets: ArrayLike, path: Path, answers: Mapping[str, Any]) -> None:
+def predictions(targets: ArrayLike, limits: tuple[float, float], path: Path, answers: Mapping[str, Any]) -> None:
     """Answers against targets: on the diagonal where right, on a level line where the target is not seen at all."""
+    low, high = limits
+    margin = (high - low) / 20
     targets = np.asarray(targets)[:1000]
     figure = _figure(4.2 * len(answers), 4.4)
     panels = np.ravel(figure.subplots(1, len(answers), sharex=True, sharey=True))
     for axes, (cell, values) in zip(panels, answers.items(), strict=True):
-        axes.plot([0, 2], [0, 2], color="black", linestyle="--", linewidth=1, label="right")
+        axes.plot(limits, limits, color="black", linestyle="--", linewidth=1, label="right")
         axes.scatter(targets, values[: len(targets)], s=6, alpha=0.5, color=COLOURS[cell], label="answers")
         error = np.mean((values[: len(targets)] - targets) ** 2)
         axes.set_title(f"{cell}: mean squared error {error:.2g}")
         axes.set(xlabel=f"target, {len(targets)} test sequences", aspect="equal")
-        axes.set(xlim=(0, 2), ylim=(-0.1, 2.1))
+        axes.set(xlim=limits, ylim=(low - margin, high + margin))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("answer")
     panels[0].legend(loc="upper left")
+    figure.savefig(path, dpi=150)
+
+
+def probabilities(
+    truth: Bool[np.ndarray, "n C"],
+    first: int,
+    activation: Callable[[Any], Any],
+    names: Sequence[str],
+    path: Path,
+    logits: Mapping[str, Any],
+) -> None:
+    """What was held for likely, and dots for what came, over n steps of the first test sequence from step `first` on.
+
+    `activation` makes probabilities of logits ``[T, B, C]``; `names` are those of the C outputs, none for numbers.
+    """
+    steps = len(truth)
+    figure = _figure(max(5.0, min(11.0, 1.5 + steps / 6)), 0.6 + 2.4 * len(logits))
+    panels = np.ravel(figure.subplots(len(logits), 1, sharex=True))
+    for axes, (cell, values) in zip(panels, logits.items(), strict=True):
+        shown = np.asarray(activation(values[first : first + steps, 0]))
+        image = axes.imshow(shown.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none", origin="lower")
+        axes.plot(*np.nonzero(truth), ".", color="tab:red", markersize=3, label="what came")
+        axes.set(title=cell, ylabel="output")
+        if names:
+            axes.set_yticks(range(len(names)), names)
+    panels[0].legend(loc="upper right")
+    panels[-1].set_xlabel(f"step, from {first}")
+    figure.colorbar(image, ax=list(panels), label="probability")
     figure.savefig(path, dpi=150)
 
 

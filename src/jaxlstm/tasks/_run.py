@@ -76,7 +76,7 @@ def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
     """A recipe's task exists, and has those of the options that only some tasks have."""
     if recipe.task not in defaults:
         _checks.reject("task", f"one of {', '.join(defaults)}", repr(recipe.task))
-    for name in ("length", "hold_out"):
+    for name in ("length", "hold_out", "file"):
         value = getattr(recipe, name)
         if (value is None) != (getattr(defaults[recipe.task], name) is None):
             _checks.reject(name, f"what the task {recipe.task} has", value)

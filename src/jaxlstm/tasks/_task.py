@@ -13,6 +13,14 @@ from jaxlstm.tasks._model import ModelParams
 
 CELLS: dict[str, Callable[[int], Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
 LARGEST_SEED = 2**31 - 1  # keys are made from 32-bit integers where x64 is off
+SHORTEST = {  # lengths below which a task has no sequences; 2 for the others that have a length
+    "adding-1997": 20,
+    "multiplication": 20,
+    "temporal-order-6a": 10,
+    "temporal-order-6b": 10,
+    "reber": 9,
+    "copying": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +39,9 @@ class Recipe:
       seed: of the first model.
       seeds: how many models to train at once, with seeds seed, seed + 1, ...; each as it would be alone, to rounding.
       evaluate_every: in steps.
-      length: steps of a sequence, where the task generates them.
+      length: steps of a sequence, where the task generates them; its docstring says which, where they are not all.
       hold_out: training sequences of each class to keep back and evaluate on; 0 to evaluate on the test set.
+      file: where the data lie, for a task that does not come with them.
 
     Raises:
       ValueError, TypeError: if a value has no meaning; the message begins with the field's name.
@@ -51,6 +60,7 @@ class Recipe:
     evaluate_every: int
     length: int | None = None
     hold_out: int | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if self.cell not in (*CELLS, "all"):
@@ -63,9 +73,11 @@ class Recipe:
             _checks.reject("learning_rate", "a positive number", self.learning_rate)
         _check_range("seed", self.seed, 0, LARGEST_SEED)
         if self.length is not None:
-            _check_range("length", self.length, 2, 1_000_000)
+            _check_range("length", self.length, SHORTEST.get(self.task, 2), 1_000_000)
         if self.hold_out is not None:
             _check_range("hold_out", self.hold_out, 0, 29)
+        if self.file is not None and (not isinstance(self.file, str) or not self.file):
+            _checks.reject("file", "the path of a file", _checks.describe(self.file), TypeError)
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -95,6 +107,7 @@ class Problem:
       figure: what `score` computes, in words.
       baseline: a figure to compare with, and its name.
       picture: draws the predictions that the first seed's models, by the names of their cells, make.
+      steps_read: how many steps' outputs the linear head reads side by side.
     """
 
     input_size: int
@@ -107,6 +120,7 @@ class Problem:
     figure: str
     baseline: tuple[str, float] | None
     picture: Callable[[Path, Mapping[str, Any]], None]
+    steps_read: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Train and evaluate the models of a run: one for each cell and each seed, all at once."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,14 +16,44 @@ import jaxlstm
 from jaxlstm._network import Network
 from jaxlstm._types import Key
 from jaxlstm.interop import save_params
-from jaxlstm.tasks import _adding, _pictures, _run, _vowels
+from jaxlstm.tasks import (
+    _adding,
+    _continual_reber,
+    _copying,
+    _jsb,
+    _long_lags,
+    _marked,
+    _mnist1d,
+    _pictures,
+    _reber,
+    _run,
+    _temporal_order,
+    _vowels,
+)
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
 from jaxlstm.training import TrainState, fit, init_state, make_train_step
 from jaxlstm.training._optimizers import GradientTransformation, clipped_adam, per_model
 from jaxlstm.training._step import LossFn
 
-TASKS: dict[str, Task] = {task.recipe.task: task for task in (_vowels.TASK, _adding.TASK)}
+TASKS: dict[str, Task] = {
+    task.recipe.task: task
+    for task in (
+        _vowels.TASK,
+        _mnist1d.TASK,
+        _jsb.TASK,
+        _adding.TASK,
+        _marked.ADDING_1997,
+        _marked.MULTIPLICATION,
+        _temporal_order.ORDER_6A,
+        _temporal_order.ORDER_6B,
+        _long_lags.NOISE_FREE,
+        _long_lags.NOISY,
+        _reber.TASK,
+        _continual_reber.TASK,
+        _copying.TASK,
+    )
+}
 
 Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
 
@@ -42,6 +73,8 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False) -> str:
       RunError: if the directory holds a run already; nothing is written then.
       KeyboardInterrupt: after Ctrl-C; the weights of the last finished step are saved.
     """
+    if recipe.file is not None:
+        recipe = dataclasses.replace(recipe, file=str(Path(recipe.file).absolute()))  # evaluate may run elsewhere
     _run.refuse_existing(directory)
     _require("safetensors", "matplotlib.figure")  # before training, not after it
     problem, networks = _prepare(recipe)
@@ -105,7 +138,7 @@ def _seeds(recipe: Recipe) -> range:
 
 
 def _init(problem: Problem, network: Network) -> Callable[[Key], ModelParams]:
-    return lambda key: init_model(network, key, problem.input_size, problem.outputs)
+    return lambda key: init_model(network, key, problem.input_size, problem.outputs, problem.steps_read)
 
 
 def _initial_state(

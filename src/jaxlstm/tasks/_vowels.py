@@ -11,7 +11,6 @@ others 0.967 to 0.989, and the last output instead of the largest 0.959. ``--hol
 The test accuracy that a run logs as it trains is for the eye alone: nothing is chosen or stopped by it.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from jaxlstm._layers import Bidirectional, Stack
 from jaxlstm._network import Network
 from jaxlstm._types import Cell, Key
 from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._data import accuracy, epochs
 from jaxlstm.tasks._model import ModelParams, dropout, linear, max_pool
 from jaxlstm.tasks._task import Problem, Recipe, Task
 from jaxlstm.training import cross_entropy
@@ -96,19 +96,16 @@ def problem(recipe: Recipe) -> Problem:
         input_size=12,
         outputs=SPEAKERS,
         network=network,
-        batches=partial(_batches, len(train.labels), recipe.batch_size),
+        batches=partial(epochs, len(train.labels), recipe.batch_size),
         loss=loss,
         predict=lambda network, params: model(network, params, test.xs, test.lengths),
         score=lambda logits: accuracy(logits, test.labels),
         figure="accuracy on held-out training sequences" if recipe.hold_out else "test accuracy",
         baseline=None if recipe.hold_out else ("published, bidirectional LSTM", PUBLISHED),
-        picture=partial(_pictures.confusion_matrix, test.labels),
+        picture=partial(
+            _pictures.confusion_matrix, test.labels, ("speaker", [str(speaker + 1) for speaker in range(SPEAKERS)])
+        ),
     )
-
-
-def accuracy(logits: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, ""]:
-    """The share of sequences whose largest logit is that of the label."""
-    return jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.float32)
 
 
 def _split(hold_out: int) -> tuple[Sequences, Sequences]:
@@ -132,16 +129,6 @@ def _standardise(sequences: Sequences, *, by: Sequences) -> Float32[np.ndarray, 
 
 def _valid(sequences: Sequences) -> np.ndarray:
     return np.arange(sequences.xs.shape[1]) < sequences.lengths[:, None]
-
-
-def _batches(count: int, batch_size: int, seed: int) -> Iterator[Int32[np.ndarray, "B"]]:
-    """Indices, every sequence once an epoch, in an order of the seed's own; a batch may cross into the next epoch."""
-    order, waiting = np.random.default_rng(seed), np.zeros(0, np.int32)
-    while True:
-        while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, order.permutation(count).astype(np.int32)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
 
 
 TASK = Task(

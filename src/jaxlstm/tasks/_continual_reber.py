@@ -1,0 +1,100 @@
+"""The continual embedded Reber grammar (Gers, Schmidhuber & Cummins 2000): strings in a row, and no sign between them.
+
+The task that the forget gate was made for. The network sees one symbol after the other of an endless stream and
+predicts the next. Nothing tells it where a string ends: it has to clear its own memory. The paper counts the symbols
+that a trained network gets right before its first mistake, up to a million: without a forget gate no network got
+there, with one many did.
+
+Here a network is trained on streams of `length` symbols, each from a start of its own, and tested on streams that are
+ten times as long. The paper trained on one stream without end.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlstm._types import Key
+from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, one_hot, share
+from jaxlstm.tasks._grammar import ALPHABET, walk
+from jaxlstm.tasks._reber import Following, predicted
+from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.training import cross_entropy
+
+TEST_SIZE = 64
+SHOWN = 60  # steps in the picture
+LONGER = 10  # a test stream's length, in those of the training streams
+
+RECIPE = Recipe(
+    task="continual-reber",
+    cell="all",
+    hidden_size=32,
+    layers=1,
+    dropout=0.0,
+    steps=1500,
+    batch_size=16,
+    learning_rate=1e-2,
+    seed=0,
+    seeds=1,
+    evaluate_every=150,
+    length=100,
+)
+
+
+def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
+    """Draw streams of embedded Reber strings, each symbol to be predicted from those before it.
+
+    Args:
+      key: a PRNG key.
+      batch_size: B.
+      length: T, the symbols of a stream that are seen; the last string may be cut.
+
+    Returns:
+      ``xs [T, B, 7]``, s_0 to s_{T-1} one-hot in the order of B, T, P, S, X, V, E; ``targets``, s_1 to s_T and what
+      else could have come there.
+
+    >>> from jaxlstm.tasks._continual_reber import make_batch
+    >>> xs, targets, _ = make_batch(jax.random.key(0), batch_size=4, length=30)
+    >>> xs.shape, targets.legal.shape
+    ((30, 4, 7), (30, 4, 7))
+    """
+    symbols, legal, _ = walk(key, batch_size, length + 1, within=False)
+    return Sequences(one_hot(symbols[:-1], len(ALPHABET)), Following(symbols[1:], legal[1:]))
+
+
+def problem(recipe: Recipe) -> Problem:
+    """Fresh batches for training, and fixed, longer streams to test on."""
+    length = recipe.length or 0
+    test = make_batch(jax.random.key(TEST_SEED), TEST_SIZE, LONGER * length)
+    truth = np.asarray(one_hot(test.targets.symbols[:SHOWN, 0], len(ALPHABET))) == 1
+    return generated(
+        recipe,
+        partial(make_batch, length=length),
+        measure,
+        test=test,
+        outputs=len(ALPHABET),
+        last=False,
+        score="unbroken",
+        figure=f"share of a test stream of {LONGER * length} symbols before its first mistake",
+        picture=partial(_pictures.probabilities, truth, 0, jax.nn.softmax, ALPHABET),
+    )
+
+
+def measure(logits: Float[Array, "T B 7"], sequences: Sequences) -> tuple[Array, dict[str, Array]]:
+    """The mean cross-entropy; the share of streams right throughout, and of each stream before its first mistake."""
+    targets = sequences.targets
+    right = predicted(logits, targets.legal)
+    unbroken = jnp.cumprod(right.astype(jnp.int32), axis=0, dtype=jnp.int32)
+    metrics = {"right": share(unbroken[-1] == 1), "unbroken": share(unbroken == 1)}
+    return cross_entropy(logits, targets.symbols), metrics
+
+
+TASK = Task(
+    recipe=RECIPE,
+    problem=problem,
+    help="such strings in a row, without a sign where one ends",
+    picture_name="probabilities.png",
+)

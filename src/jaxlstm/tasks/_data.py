@@ -1,0 +1,22 @@
+"""What the tasks on real data share: the order in which sequences are drawn, and accuracy."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32
+
+
+def epochs(count: int, batch_size: int, seed: int) -> Iterator[Int32[np.ndarray, "B"]]:
+    """Indices, every sequence once an epoch, in an order of the seed's own; a batch may cross into the next epoch."""
+    order, waiting = np.random.default_rng(seed), np.zeros(0, np.int32)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, order.permutation(count).astype(np.int32)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def accuracy(logits: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, ""]:
+    """The share of sequences whose largest logit is that of the label."""
+    return jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.float32)

@@ -1,0 +1,100 @@
+"""The embedded Reber grammar as an automaton, and walks through it (Reber 1967; Smith & Zipser 1989).
+
+The Reber grammar's strings begin with B and end with E:
+
+    B, then T S* X | P T* V, then by the arcs below to E       TABLE has them: state -> (symbol, next state), ...
+
+An embedded string is B T <Reber string> T E or B P <Reber string> P E: the second symbol comes again as the last but
+one, after a string that tells nothing of it. Where two arcs leave a state, each is taken with probability 1/2.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jaxlstm._types import Key
+
+ALPHABET = "BTPSXVE"
+START = "start"
+
+TABLE = {
+    "begin": (("B", "fork"),),
+    "fork": (("T", "upper"), ("P", "lower")),
+    "upper": (("S", "upper"), ("X", "cross")),
+    "lower": (("T", "lower"), ("V", "descent")),
+    "cross": (("X", "lower"), ("S", "close")),
+    "descent": (("P", "cross"), ("V", "close")),
+    "close": (("E", "done"),),
+}
+
+
+class Walk(NamedTuple):
+    """Symbols ``[T, B]``, all that could have come in their place ``[T, B, 7]``, whether each ended a string ``[T, B]``."""
+
+    symbols: Int[Array, "T B"]
+    legal: Bool[Array, "T B 7"]
+    ended: Bool[Array, "T B"]
+
+
+def walk(key: Key, batch_size: int, steps: int, *, within: bool) -> Walk:
+    """Go through embedded strings, one behind the other.
+
+    Args:
+      key: a PRNG key.
+      batch_size: B.
+      steps: T, the symbols of each walk.
+      within: whether the first string must end within the walk, so that an arc that leaves too few symbols for it is
+        not taken; needs 9 steps.
+
+    >>> from jaxlstm.tasks._grammar import ALPHABET, walk
+    >>> symbols = walk(jax.random.key(0), batch_size=1, steps=9, within=True).symbols
+    >>> string = "".join(ALPHABET[int(symbol)] for symbol in symbols[:, 0])
+    >>> string in ("BTBTXSETE", "BTBPVVETE", "BPBTXSEPE", "BPBPVVEPE")  # the shortest there are
+    True
+    """
+    symbols, following, fewest, legal = (jnp.asarray(array) for array in (_SYMBOLS, _NEXT, _FEWEST, _LEGAL))
+    arcs = jax.random.randint(key, (steps, batch_size), 0, 2, jnp.int32)
+    left = jnp.arange(steps - 1, -1, -1, dtype=jnp.int32)  # symbols that may follow each one
+
+    def step(state: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
+        arc, left = now
+        if within:
+            arc = jnp.where(fewest[following[state, arc]] > left, 1 - arc, arc)
+        after = following[state, arc]
+        return after, (symbols[state, arc], legal[state], after == 0)
+
+    start = jnp.zeros(batch_size, jnp.int32)
+    return Walk(*jax.lax.scan(step, start, (arcs, left))[1])
+
+
+def _embedded() -> dict[str, tuple[tuple[str, str], ...]]:
+    """The table of strings in a row: it leads from the last E back to the start."""
+    table = {START: (("B", "choose"),), "choose": (("T", "T begin"), ("P", "P begin"))}
+    for outer in "TP":
+        table |= {f"{outer} {state}": tuple((s, f"{outer} {to}") for s, to in arcs) for state, arcs in TABLE.items()}
+        table[f"{outer} done"] = ((outer, "end"),)
+    return table | {"end": (("E", START),)}
+
+
+def _arrays() -> tuple[np.ndarray, ...]:
+    """The automaton as arrays over its states, start first: both arcs' symbols and next states ``[states, 2]`` (the one
+    arc twice where there is one), the fewest symbols to the end ``[states]``, the legal ones ``[states, 7]``.
+    """
+    table = _embedded()
+    states = list(table)
+    arcs = [(out * 2)[:2] if len(out) == 1 else out for out in table.values()]
+    symbols = np.array([[ALPHABET.index(symbol) for symbol, _ in out] for out in arcs], np.int32)
+    following = np.array([[states.index(to) for _, to in out] for out in arcs], np.int32)
+    legal = np.zeros((len(states), len(ALPHABET)), np.bool_)
+    np.put_along_axis(legal, symbols, True, axis=1)
+    fewest = np.full(len(states), len(states), np.int32)
+    fewest[0] = 0  # reached again, a string is at its end
+    for _ in states:
+        fewest[1:] = 1 + fewest[following[1:]].min(axis=1)
+    return symbols, following, fewest, legal
+
+
+_SYMBOLS, _NEXT, _FEWEST, _LEGAL = _arrays()

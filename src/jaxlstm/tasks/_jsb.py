@@ -1,0 +1,136 @@
+"""JSB chorales (Boulanger-Lewandowski et al. 2012; split of Bai et al. 2018): which keys sound in the next frame?
+
+229 chorales to train on, 76 to validate, 77 to test; 25 to 160 frames of 88 keys, each on or off. The file
+JSB_Chorales.mat, which the sequence models of Bai et al. are trained from, is the user's to bring.
+
+Figures are negative log-likelihoods of a frame, summed over its keys, in nats, averaged over all frames but the first
+of each chorale. Published by Bai et al. (two layers of 200 units): 8.45 for the LSTM, 8.43 for the GRU, 8.91 for the
+RNN.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32
+
+from jaxlstm._layers import Stack
+from jaxlstm._network import Network
+from jaxlstm._types import Cell, Key
+from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._data import epochs
+from jaxlstm.tasks._model import ModelParams, dropout, linear
+from jaxlstm.tasks._run import RunError
+from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.training import masked_mean
+
+KEYS = 88
+PUBLISHED = 8.45
+SHOWN = 60  # frames in the picture
+
+RECIPE = Recipe(
+    task="jsb",
+    cell="lstm",
+    hidden_size=200,
+    layers=1,
+    dropout=0.5,
+    steps=1000,
+    batch_size=16,
+    learning_rate=3e-3,
+    seed=0,
+    seeds=1,
+    evaluate_every=100,
+    file="JSB_Chorales.mat",
+)
+
+
+class Chorales(NamedTuple):
+    """``frames [N, T, 88]``, 1 where a key sounds, 0 where not and in the padding at the end; ``lengths [N]``."""
+
+    frames: Float32[np.ndarray, "N T 88"]
+    lengths: Int32[np.ndarray, "N"]
+
+
+def load(path: Path) -> tuple[Chorales, Chorales, Chorales]:
+    """The chorales to train on, to validate and to test, each part padded to its longest.
+
+    Raises:
+      RunError: if the file cannot be read, or does not hold them.
+    """
+    from scipy.io import loadmat  # here, since it is slow to load; JAX itself needs SciPy
+
+    try:
+        data: Any = loadmat(path, variable_names=["traindata", "validdata", "testdata"])
+        return _part(data["traindata"]), _part(data["validdata"]), _part(data["testdata"])
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}); the jsb task needs JSB_Chorales.mat: --file"
+        ) from error
+    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise RunError(f"{path}: damaged, or not JSB_Chorales.mat ({error})") from error
+
+
+def problem(recipe: Recipe) -> Problem:
+    """The chorales, and a network that predicts each frame from those before it."""
+    train, _, test = load(Path(recipe.file or ""))
+    train, test = (jax.tree.map(jnp.asarray, part) for part in (train, test))
+
+    def network(cell: Cell) -> Network:
+        return Stack(*[cell] * recipe.layers, dropout=recipe.dropout)
+
+    def model(network: Network, params: ModelParams, chorales: Chorales, key: Key | None = None) -> Array:
+        network_key, head_key = (None, None) if key is None else jax.random.split(key)
+        xs = jnp.swapaxes(chorales.frames[:, :-1], 0, 1)
+        _, ys = network.apply(params.network, xs, lengths=chorales.lengths - 1, key=network_key)
+        return linear(params.head, dropout(head_key, ys, recipe.dropout))
+
+    def loss(network: Network, params: ModelParams, batch: Int[Array, "B"], key: Key) -> tuple[Array, dict[str, Array]]:
+        chorales = Chorales(*(array[batch] for array in train))
+        return frame_loss(model(network, params, chorales, key), chorales), {}
+
+    return Problem(
+        input_size=KEYS,
+        outputs=KEYS,
+        network=network,
+        batches=partial(epochs, len(train.lengths), recipe.batch_size),
+        loss=loss,
+        predict=lambda network, params: model(network, params, test),
+        score=lambda logits: frame_loss(logits, test),
+        figure="test negative log-likelihood, nats a frame",
+        baseline=("published, LSTM", PUBLISHED),
+        picture=partial(_pictures.probabilities, np.asarray(test.frames[0, 1 : SHOWN + 1]) == 1, 0, jax.nn.sigmoid, ()),
+    )
+
+
+def frame_loss(logits: Float[Array, "T-1 B 88"], chorales: Chorales) -> Float[Array, ""]:
+    """The mean over all frames x_t but the first of
+
+    -sum_k [ x_k log p_k + (1 - x_k) log(1 - p_k) ]      p = sigma(logits_{t-1})
+    """
+    targets = jnp.swapaxes(chorales.frames[:, 1:], 0, 1)
+    surprise = jnp.sum(jax.nn.softplus(logits) - targets * logits, axis=-1)
+    steps = jnp.arange(len(targets), dtype=chorales.lengths.dtype)[:, None]
+    return masked_mean(surprise, steps < chorales.lengths - 1)
+
+
+def _part(sequences: Any) -> Chorales:
+    """A cell array of [frames, 88] matrices, padded."""
+    parts = [np.asarray(sequence) for sequence in sequences[0]]
+    lengths = np.array([len(part) for part in parts], np.int32)
+    frames = np.zeros((len(parts), lengths.max(), KEYS), np.float32)
+    for row, part in zip(frames, parts, strict=True):
+        if part.shape[1:] != (KEYS,) or len(part) < 2 or not np.isin(part, (0, 1)).all():
+            raise ValueError(f"expected frames of {KEYS} zeros and ones, got {part.dtype}{list(part.shape)}")
+        row[: len(part)] = part
+    return Chorales(frames, lengths)
+
+
+TASK = Task(
+    recipe=RECIPE,
+    problem=problem,
+    help="JSB chorales from the file JSB_Chorales.mat: which keys sound next",
+    picture_name="probabilities.png",
+)

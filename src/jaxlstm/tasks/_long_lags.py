@@ -1,0 +1,114 @@
+"""Long time lags without and with noise in between (Hochreiter & Schmidhuber 1997, section 5.2, tasks 2a and 2b).
+
+The first symbol of a sequence, x or y, comes again as its last, p steps later; the network predicts each next symbol.
+Without noise (2a) the p - 1 symbols in between are a_1, a_2, ..., the same in every sequence. With noise (2b) they are
+drawn at random, so that none of them can be predicted. A sequence is right if no output is off by 0.25 or more, at any
+step (2a) or at the last one (2b), the only one that can be foreseen.
+
+At p = 100 the paper's networks needed 5 040 sequences for 2a, which neither BPTT nor RTRL solved, and 5 680 for 2b.
+They had no forget gate, gradients cut short, sigmoid outputs in place of a softmax, and took sequences one at a time.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlstm._types import Key
+from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, one_hot, share
+from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.training import cross_entropy
+
+TEST_SIZE = 256
+TOLERANCE = 0.25
+
+RECIPE = Recipe(
+    task="noise-free-lag",
+    cell="all",
+    hidden_size=32,
+    layers=1,
+    dropout=0.0,
+    steps=1000,
+    batch_size=4,
+    learning_rate=1e-2,
+    seed=0,
+    seeds=1,
+    evaluate_every=100,
+    length=100,
+)
+
+
+def make_batch(key: Key, batch_size: int, length: int, *, noise: bool) -> Sequences:
+    """Draw sequences of p + 1 symbols, each to be predicted from those before it.
+
+        s = (x, a_1, a_2, ..., a_{p-1}, x)  or  (y, a_1, a_2, ..., a_{p-1}, y)      noise: a_j drawn from all of the a
+
+    Args:
+      key: a PRNG key.
+      batch_size: B.
+      length: p, the steps between a symbol and its return, at least 2.
+      noise: whether the symbols in between are drawn at random.
+
+    Returns:
+      ``xs [p, B, p + 1]``, s_0 to s_{p-1} one-hot in the order of a_1, ..., a_{p-1}, x, y; ``targets [p, B]``, the
+      symbols s_1 to s_p.
+
+    >>> from jaxlstm.tasks._long_lags import make_batch
+    >>> xs, targets, _ = make_batch(jax.random.key(0), batch_size=2, length=4, noise=False)
+    >>> targets[:-1, 0], bool((xs[0].argmax(-1) == targets[-1]).all())
+    (Array([0, 1, 2], dtype=int32), True)
+    """
+    class_key, noise_key = jax.random.split(key)
+    ends = jax.random.randint(class_key, (1, batch_size), length - 1, length + 1, jnp.int32)
+    if noise:
+        between = jax.random.randint(noise_key, (length - 1, batch_size), 0, length - 1, jnp.int32)
+    else:
+        between = jnp.broadcast_to(jnp.arange(length - 1, dtype=jnp.int32)[:, None], (length - 1, batch_size))
+    symbols = jnp.concatenate([ends, between, ends])
+    return Sequences(one_hot(symbols[:-1], length + 1), symbols[1:])
+
+
+def problem(recipe: Recipe, *, noise: bool) -> Problem:
+    """Fresh batches for training, and a fixed test set."""
+    length = recipe.length or 0
+    draw = partial(make_batch, length=length, noise=noise)
+    test = draw(jax.random.key(TEST_SEED), TEST_SIZE)
+    truth = np.asarray(one_hot(test.targets[:, 0], length + 1)) == 1
+    return generated(
+        recipe,
+        draw,
+        partial(measure, noise=noise),
+        test=test,
+        outputs=length + 1,
+        last=False,
+        score="right",
+        figure="share of test sequences right",
+        picture=partial(_pictures.probabilities, truth, 0, jax.nn.softmax, ()),
+    )
+
+
+def measure(logits: Float[Array, "T B C"], sequences: Sequences, *, noise: bool) -> tuple[Array, dict[str, Array]]:
+    """The mean cross-entropy of all steps; the last step's mean error, and the share of sequences right."""
+    targets = sequences.targets
+    errors = jnp.abs(jax.nn.softmax(logits) - one_hot(targets, logits.shape[-1]))
+    counted = errors[-1:] if noise else errors
+    right = share(jnp.max(counted, axis=(0, 2)) < TOLERANCE)
+    return cross_entropy(logits, targets), {"error": jnp.mean(jnp.max(errors[-1], axis=-1)), "right": right}
+
+
+NOISE_FREE = Task(
+    recipe=RECIPE,
+    problem=partial(problem, noise=False),
+    help="the first symbol comes again after p fixed ones",
+    picture_name="probabilities.png",
+)
+NOISY = Task(
+    recipe=replace(RECIPE, task="noisy-lag"),
+    problem=partial(problem, noise=True),
+    help="the first symbol comes again after p random ones",
+    picture_name="probabilities.png",
+)
