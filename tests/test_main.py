@@ -121,7 +121,7 @@ def test_vowels_is_the_default_task_and_can_hold_out_training_sequences(tmp_path
 MISTAKES = {
     "no command": ([], "required: COMMAND"),
     "unknown command": (["predict"], "invalid choice: 'predict'"),
-    "unknown task": (["train", "copying", "--out", "{new}"], "invalid choice: 'copying'"),
+    "unknown task": (["train", "parsing", "--out", "{new}"], "invalid choice: 'parsing'"),
     "no directory": (["train"], "required: --out"),
     "unknown option": (["train", "--out", "{new}", "--speed=3"], "unrecognized arguments: --speed=3"),
     "not a number": (["train", "--out", "{new}", "--steps", "many"], "--steps: invalid int value: 'many'"),
@@ -140,6 +140,16 @@ MISTAKES = {
     "negative seed": (["train", "--out", "{new}", "--seed", "-1"], "--seed: expected an int in 0.."),
     "length of vowels": (["train", "--out", "{new}", "--length", "9"], "--length: the task vowels has no such option"),
     "too short": (["train", "adding", "--out", "{new}", "--length", "1"], "--length: expected an int in 2.."),
+    "shorter than the grammar": (
+        ["train", "reber", "--out", "{new}", "--length", "8"],
+        "--length: expected an int in 9..",
+    ),
+    "file of adding": (
+        ["train", "adding", "--out", "{new}", "--file", "x"],
+        "--file: the task adding has no such option",
+    ),
+    "no file": (["train", "jsb", "--out", "{new}", "--file", "{new}"], "cannot be read (No such file or directory)"),
+    "another file": (["train", "jsb", "--out", "{new}", "--file", "{file}"], "damaged, or not JSB_Chorales.mat"),
     "nothing left": (["train", "--out", "{new}", "--hold-out", "30"], "--hold-out: expected an int in 0..29, got 30"),
     "out is a file": (["train", "--out", "{file}"], "file cannot be written to"),
     "out is below a file": (["train", "--out", "{file}/run", *TINY], "cannot be written to"),
@@ -182,9 +192,10 @@ CONFIGS = {
     "not JSON": lambda text: text[:-5],
     "a list": lambda text: "[]",
     "an unknown option": lambda text: text.replace('"layers"', '"levels"'),
-    "an unknown task": lambda text: re.sub('"task": "[a-z]*"', '"task": "copying"', text),
+    "an unknown task": lambda text: re.sub('"task": "[a-z0-9-]*"', '"task": "parsing"', text),
     "a wrong size": lambda text: re.sub('"hidden_size": 4', '"hidden_size": "4"', text),
     "no length": lambda text: re.sub('"(length|hold_out)": [0-9]+', r'"\1": null', text),
+    "a file": lambda text: text.replace('"file": null', '"file": "x.mat"'),
 }
 
 
@@ -252,8 +263,18 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(monkeypatch, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
+def defaults(block):
+    """The value of each task in "(default: VALUE OF THE OTHERS; TASK, TASK VALUE; TASK VALUE)"."""
+    found, others = {}, None
+    for group in block.split("(default: ")[1].rstrip(")").split("; "):
+        *names, value = group.replace(",", "").split()
+        found |= dict.fromkeys(names, value)
+        others = others if names else value
+    return dict.fromkeys(tasks.TASKS, others) | found
+
+
 def test_help_shows_every_option_and_every_default(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as exit_code:
         main(["train", "--help"])
     assert exit_code.value.code == 0
@@ -262,10 +283,10 @@ def test_help_shows_every_option_and_every_default(monkeypatch, capsys):
         if field.name == "task":
             continue
         line = next(line for line in shown.splitlines() if line.strip().startswith("--" + field.name.replace("_", "-")))
-        block = shown[shown.index(line) :].split("\n  --")[0]
+        block = " ".join(shown[shown.index(line) :].split("\n  --")[0].split())
         for task in tasks.TASKS.values():
             value = getattr(task.recipe, field.name)
-            assert value is None or f"{task.recipe.task} {value}" in block
+            assert defaults(block).get(task.recipe.task) == (None if value is None else str(value))
     assert OPTIONS.keys() == {field.name for field in dataclasses.fields(tasks.Recipe)} - {"task"}
 
 

@@ -100,7 +100,6 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         "train",
         help="train on a task",
         description=_described(tasks),
-        epilog=_defaults(tasks),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument(
@@ -113,7 +112,7 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
     )
     train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
     for name, (kind, metavar, text) in OPTIONS.items():
-        train.add_argument(_flag(name), metavar=metavar, type=kind, help=text)
+        train.add_argument(_flag(name), metavar=metavar, type=kind, help=f"{text} (default: {_defaults(tasks, name)})")
     evaluate = commands.add_parser(
         "evaluate",
         help="compute a run's test figure again",
@@ -128,16 +127,17 @@ def _described(tasks: "Mapping[str, Task]") -> str:
     return "Train on a task:\n" + "\n".join(f"  {name:{width}}  {task.help}" for name, task in tasks.items())
 
 
-def _defaults(tasks: "Mapping[str, Task]") -> str:
-    """A table of the tasks' own recipes: a line for each option, with the tasks that share a value together."""
-    lines = ["defaults:"]
-    for name in OPTIONS:
-        groups: dict[str, list[str]] = {}
-        for task, value in ((task, getattr(tasks[task].recipe, name)) for task in tasks):
-            if value is not None:
-                groups.setdefault(str(value), []).append(task)
-        lines += [f"  {_flag(name)} {value}: {', '.join(group)}" for value, group in groups.items()]
-    return "\n".join(lines)
+def _defaults(tasks: "Mapping[str, Task]", name: str) -> str:
+    """What the tasks' own recipes say: the commonest value, if all have one, then the others with their tasks."""
+    groups: dict[str, list[str]] = {}
+    for task, value in ((task, getattr(tasks[task].recipe, name)) for task in tasks):
+        if value is not None:
+            groups.setdefault(str(value), []).append(task)
+    common = max(groups, key=lambda value: len(groups[value]))
+    if sum(map(len, groups.values())) < len(tasks):
+        common = ""
+    words = [f"{', '.join(group)} {value}" for value, group in groups.items() if value != common]
+    return "; ".join([common] * bool(common) + words)
 
 
 def _flag(name: str) -> str:

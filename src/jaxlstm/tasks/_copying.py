@@ -82,6 +82,7 @@ def problem(recipe: Recipe) -> Problem:
         score="loss",
         figure="test cross-entropy, nats a step",
         baseline=("without memory", floor(length)),
+        longest=recipe.length,
         picture=partial(_pictures.probabilities, truth, length + COPIED, jax.nn.softmax, ()),
     )
 

@@ -46,6 +46,7 @@ def generated(
     figure: str,
     picture: Callable[[Path, Mapping[str, Any]], None],
     baseline: tuple[str, float] | None = None,
+    longest: int | None = None,
 ) -> Problem:
     """The problem of a generated task.
 
@@ -61,6 +62,7 @@ def generated(
       figure: the test figure in words.
       picture: as in `Problem`.
       baseline: as in `Problem`.
+      longest: as in `Problem`.
     """
 
     def network(cell: Cell) -> Network:
@@ -93,6 +95,7 @@ def generated(
         figure=figure,
         baseline=baseline,
         picture=picture,
+        longest=longest,
     )
 
 

@@ -32,7 +32,7 @@ TABLE = {
 
 
 class Walk(NamedTuple):
-    """Symbols ``[T, B]``, all that could have come in their place ``[T, B, 7]``, whether each ended a string ``[T, B]``."""
+    """Symbols ``[T, B]``, what could have come in their place ``[T, B, 7]``, and whether a string ended ``[T, B]``."""
 
     symbols: Int[Array, "T B"]
     legal: Bool[Array, "T B 7"]

@@ -87,6 +87,7 @@ def problem(recipe: Recipe, *, noise: bool) -> Problem:
         last=False,
         score="right",
         figure="share of test sequences right",
+        longest=recipe.length,
         picture=partial(_pictures.probabilities, truth, 0, jax.nn.softmax, ()),
     )
 

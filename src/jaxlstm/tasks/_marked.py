@@ -101,6 +101,7 @@ def problem(recipe: Recipe, *, multiply: bool) -> Problem:
         score="loss",
         figure="test mean squared error",
         baseline=("always answering the mean", float(jnp.var(test.targets))),
+        longest=recipe.length,
         picture=partial(_pictures.predictions, test.targets, (0, 1)),
     )
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import _checks
+from jaxlstm._init import chrono
 from jaxlstm._network import Network
 from jaxlstm._types import Cell
 from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
 from jaxlstm.tasks._model import ModelParams
 
-CELLS: dict[str, Callable[[int], Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
+CELLS: dict[str, Callable[..., Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
 LARGEST_SEED = 2**31 - 1  # keys are made from 32-bit integers where x64 is off
 SHORTEST = {  # lengths below which a task has no sequences; 2 for the others that have a length
     "adding-1997": 20,
@@ -108,6 +109,8 @@ class Problem:
       baseline: a figure to compare with, and its name.
       picture: draws the predictions that the first seed's models, by the names of their cells, make.
       steps_read: how many steps' outputs the linear head reads side by side.
+      longest: the steps over which something is to be remembered, where LSTM and GRU start from biases made for that
+        (`chrono`); None for those that they have otherwise.
     """
 
     input_size: int
@@ -121,6 +124,13 @@ class Problem:
     baseline: tuple[str, float] | None
     picture: Callable[[Path, Mapping[str, Any]], None]
     steps_read: int = 1
+    longest: int | None = None
+
+    def cell(self, name: str, hidden_size: int) -> Cell:
+        """A cell of `CELLS`, with biases for what is to be remembered."""
+        if self.longest is None or name == "rnn":
+            return CELLS[name](hidden_size)
+        return CELLS[name](hidden_size, b_init=chrono(max(3, self.longest)))
 
 
 @dataclass(frozen=True, kw_only=True)

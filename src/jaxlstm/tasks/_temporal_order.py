@@ -99,6 +99,7 @@ def problem(recipe: Recipe, *, relevant: int) -> Problem:
         score="right",
         figure="share of test sequences right",
         baseline=("guessing the class", 0.5**relevant),
+        longest=recipe.length,
         picture=partial(_pictures.confusion_matrix, test.targets, ("class", names)),
     )
 

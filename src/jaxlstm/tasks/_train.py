@@ -130,7 +130,7 @@ def _require(*packages: str) -> None:
 def _prepare(recipe: Recipe) -> tuple[Problem, dict[str, Network]]:
     """The problem, and the network of each cell."""
     problem = TASKS[recipe.task].problem(recipe)
-    return problem, {cell: problem.network(CELLS[cell](recipe.hidden_size)) for cell in recipe.cells}
+    return problem, {cell: problem.network(problem.cell(cell, recipe.hidden_size)) for cell in recipe.cells}
 
 
 def _seeds(recipe: Recipe) -> range:

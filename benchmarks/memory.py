@@ -1,0 +1,221 @@
+"""What each cell can remember: the tasks of `jaxlstm.tasks`, published results beside ours.
+
+For tasks with a criterion of their own (Hochreiter & Schmidhuber 1997): how many training sequences a cell needs until
+it meets it, and how many of the seeds get there within the row's budget. For the others: the test figure. All cells of
+a row have one recipe, and all seeds are trained at once under vmap. Prints Markdown.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import common
+import jaxlstm as jl
+from jaxlstm.tasks import TASKS, Problem, Recipe
+from jaxlstm.tasks._model import init_model
+from jaxlstm.training import init_state, make_train_step
+from jaxlstm.training._optimizers import clipped_adam
+from memory_rows import ROWS, Criterion, Row
+
+CHUNK = 50  # steps between two looks at what has been solved
+
+
+class WithoutForgetGate(jl.LSTMCell):
+    """The LSTM of 1997: c_t = c_{t-1} + i_t * g_t. The forget gate's weights are there, and have no effect."""
+
+    def transition(self, params: jl.LSTMParams, zx: jax.Array, zh: jax.Array, carry: jl.LSTMCarry) -> jl.LSTMCarry:
+        """As the LSTM's, with f = 1."""
+        gates = jl.lstm_gates(zx + zh)
+        return jl.lstm_transition(gates._replace(f=jnp.ones_like(gates.f)), carry.c)
+
+
+CELLS: dict[str, Callable[[Recipe], jl.Cell]] = {
+    "RNN": lambda recipe: jl.RNNCell(recipe.hidden_size),
+    "GRU": lambda recipe: jl.GRUCell(recipe.hidden_size),
+    "LSTM": lambda recipe: jl.LSTMCell(recipe.hidden_size),
+    "LSTM, no forget gate": lambda recipe: WithoutForgetGate(recipe.hidden_size),
+    "LSTM, forget bias 0": lambda recipe: jl.LSTMCell(recipe.hidden_size, forget_bias=0.0),
+    "LSTM, chrono": lambda recipe: jl.LSTMCell(recipe.hidden_size, b_init=jl.chrono(max(3, recipe.length or 0))),
+}
+
+
+class Outcome(NamedTuple):
+    """What a cell's seeds came to: sequences until solved (None: not), test figures, steps trained, seconds."""
+
+    solved: list[int | None]
+    figures: list[float]
+    steps: int
+    seconds: float
+
+
+def main() -> None:
+    """Train what the arguments ask for, and report it."""
+    args = arguments()
+    report: dict[str, Any] = {**common.environment(), "rows": {}}
+    began = time.perf_counter()
+    for name in args.rows:
+        row = ROWS[name]
+        recipe = replace(TASKS[row.task].recipe, **row.changes)
+        if recipe.file is not None:
+            if args.jsb is None:
+                common.note(f"{name} left out: it needs the file that --jsb names")
+                continue
+            recipe = replace(recipe, file=str(args.jsb))
+        if args.steps:
+            recipe = replace(recipe, steps=min(args.steps, recipe.steps))
+        outcomes = {}
+        for cell in args.cells or row.cells:
+            outcomes[cell] = run(recipe, row.criterion, CELLS[cell](recipe), args.seeds or row.seeds)
+            common.note(f"{name}, {cell}: {outcomes[cell]}")
+        report["rows"][name] = {"recipe": vars(recipe), "outcomes": {c: o._asdict() for c, o in outcomes.items()}}
+    report["minutes"] = (time.perf_counter() - began) / 60
+    text = markdown(report)
+    print(text)
+    if args.into:
+        common.write_section(args.into, "memory", text)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"{'; '.join(CELLS)} (the row's own)")
+    parser.add_argument("--seeds", type=int, help="models of each cell (the row's own number)")
+    parser.add_argument("--steps", type=int, help="train no longer than this, for a quick look")
+    parser.add_argument("--jsb", type=Path, metavar="FILE", help="JSB_Chorales.mat; without it that row is left out")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
+    return parser.parse_args()
+
+
+def run(recipe: Recipe, criterion: Criterion | None, cell: jl.Cell, seeds: int) -> Outcome:
+    """Train one cell from all seeds at once, until all have solved the task or the recipe's steps are over."""
+    began = time.perf_counter()
+    problem = TASKS[recipe.task].problem(recipe)
+    network = problem.network(cell)
+    optimizer = clipped_adam(recipe.learning_rate, recipe.steps)
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return problem.loss(network, params, batch, key)
+
+    step = jax.vmap(make_train_step(loss, optimizer))
+    chunk = jax.jit(lambda state, batches, length: jax.lax.scan(step, state, batches, length=length), static_argnums=2)
+    state = initial_state(problem, network, optimizer, seeds)
+    streams = [problem.batches(seed) for seed in range(seeds)]
+    history: list[dict[str, np.ndarray]] = []
+    solved: list[int | None] = [None] * seeds
+    done = 0
+    while done < recipe.steps and not all(solved):
+        size = min(CHUNK, recipe.steps - done)
+        state, metrics = chunk(state, draw(streams, size), size)
+        done += size
+        if criterion:
+            history.append(jax.device_get({name: metrics[name] for name in ("right", "error") if name in metrics}))
+            solved = solved_after(history, criterion, recipe.batch_size)
+    predict = jax.jit(jax.vmap(partial(problem.predict, network)))
+    figures = [float(problem.score(answers)) for answers in predict(state.params)]
+    return Outcome(solved, figures, done, time.perf_counter() - began)
+
+
+def initial_state(problem: Problem, network: Any, optimizer: Any, seeds: int) -> Any:
+    """One state for all seeds; drawn one by one, since QR decompositions under vmap can wait for ever on few cores."""
+    states = []
+    for seed in range(seeds):
+        init_key, key = jax.random.split(jax.random.key(seed))
+        params = init_model(network, init_key, problem.input_size, problem.outputs, problem.steps_read)
+        states.append(init_state(params, optimizer, key))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def draw(streams: list[Any], steps: int) -> Any:
+    """The next batches of every seed: each leaf ``[steps, seeds, ...]``, or None where the loss draws its own."""
+    batches = [[next(stream) for stream in streams] for _ in range(steps)]
+    return None if batches[0][0] is None else np.array(batches)
+
+
+def solved_after(history: list[dict[str, np.ndarray]], criterion: Criterion, batch_size: int) -> list[int | None]:
+    """How many sequences each seed had seen when the last ``criterion.window`` of them first met the criterion."""
+    window = math.ceil(criterion.window / batch_size)
+    right = np.concatenate([part["right"] for part in history])
+    wrong = _sums((1 - right) * batch_size, window)
+    met = wrong <= criterion.wrong + 1e-3  # shares in float32
+    if criterion.error is not None:
+        met &= _sums(np.concatenate([part["error"] for part in history]), window) / window < criterion.error
+    first = [np.flatnonzero(seed) for seed in met.T]
+    return [int(steps[0] + window) * batch_size if len(steps) else None for steps in first]
+
+
+def _sums(values: np.ndarray, window: int) -> np.ndarray:
+    """The sum of every `window` values in a row, for each seed: ``[n, S] -> [n - window + 1, S]``."""
+    totals = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
+    return totals[window:] - totals[:-window] if len(totals) > window else totals[:0]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole report: circumstances, a table of those with a criterion, one of those with a figure."""
+    done = {name: (ROWS[name], row) for name, row in report["rows"].items()}
+    criteria = [_criterion_row(name, *both) for name, both in done.items() if both[0].criterion]
+    figures = [_figure_row(name, *both) for name, both in done.items() if not both[0].criterion]
+    parts = [common.circumstances(report) + f"\n- {report['minutes']:.0f} minutes in all"]
+    if criteria:
+        parts += [
+            "Training sequences until the task's criterion is met: the median of the seeds that met it, and how many "
+            "did; `> n`: none within n. Published: Hochreiter & Schmidhuber 1997, no forget gate, truncated gradients, "
+            "one sequence at a time. Here: Adam, full gradients, batches.",
+            common.table(["", "published", *CELLS], criteria),
+        ]
+    if figures:
+        parts += [
+            "Test figures, mean (and standard deviation) over the seeds.",
+            common.table(["", "published", *CELLS], figures),
+        ]
+    parts.append("\n".join(f"- {name}: {_setting(*both)}" for name, both in done.items()))
+    return "\n\n".join(parts)
+
+
+def _criterion_row(name: str, row: Row, result: dict[str, Any]) -> list[str]:
+    budget = result["recipe"]["steps"] * result["recipe"]["batch_size"]
+    cells = [name, row.published]
+    for cell in CELLS:
+        outcome = result["outcomes"].get(cell)
+        if outcome is None:
+            cells.append("")
+            continue
+        counts = [count for count in outcome["solved"] if count is not None]
+        share = f"({len(counts)} of {len(outcome['solved'])})"
+        cells.append(f"{np.median(counts):.0f} {share}" if counts else f"> {budget} {share}")
+    return cells
+
+
+def _figure_row(name: str, row: Row, result: dict[str, Any]) -> list[str]:
+    cells = [f"{name} ({row.unit})", row.published]
+    for cell in CELLS:
+        outcome = result["outcomes"].get(cell)
+        figures = outcome["figures"] if outcome else []
+        spread = f" ({np.std(figures, ddof=1):.4f})" if len(figures) > 1 else ""
+        cells.append(f"{np.mean(figures):.4f}{spread}" if figures else "")
+    return cells
+
+
+def _setting(row: Row, result: dict[str, Any]) -> str:
+    recipe = result["recipe"]
+    shown = ("hidden_size", "layers", "dropout", "batch_size", "learning_rate", "steps", "length")
+    settings = ", ".join(f"{name.replace('_', ' ')} {recipe[name]}" for name in shown if recipe[name] is not None)
+    seconds = sum(outcome["seconds"] for outcome in result["outcomes"].values())
+    return f"{settings}; {seconds:.0f} s. {row.note}"
+
+
+if __name__ == "__main__":
+    main()

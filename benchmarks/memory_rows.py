@@ -1,0 +1,61 @@
+"""The rows of `memory.py`: a task, what differs from its recipe, its criterion, and what is published."""
+
+from typing import Any, NamedTuple
+
+EVERY = ("RNN", "GRU", "LSTM", "LSTM, no forget gate", "LSTM, forget bias 0")
+LONG = (*EVERY, "LSTM, chrono")  # where the memory must outlast what a forget gate of sigma(1) keeps
+
+
+class Criterion(NamedTuple):
+    """Of the last `window` training sequences at most `wrong` are wrong, and their mean error is below `error`."""
+
+    window: int
+    wrong: int
+    error: float | None = None
+
+
+class Row(NamedTuple):
+    """One row: `changes` go into the task's recipe; no criterion means that the test figure counts, in `unit`."""
+
+    task: str
+    published: str
+    note: str
+    criterion: Criterion | None = None
+    unit: str = ""
+    changes: dict[str, Any] = {}  # noqa: RUF012
+    cells: tuple[str, ...] = EVERY
+    seeds: int = 5
+
+
+ADDING = Criterion(window=2000, wrong=0, error=0.01)
+ROWS = {
+    "adding-100": Row(
+        "adding-1997",
+        "74 000",
+        "The mean error is the absolute one, which is at least as strict.",
+        ADDING,
+        changes={"steps": 2250},
+        cells=LONG,
+    ),
+    "adding-500": Row(
+        "adding-1997", "209 000", "", ADDING, changes={"length": 500, "steps": 3000}, cells=LONG, seeds=3
+    ),
+    "adding-1000": Row(
+        "adding-1997", "853 000", "", ADDING, changes={"length": 1000, "steps": 3000}, cells=LONG, seeds=2
+    ),
+    "multiplication": Row(
+        "multiplication", "482 000", "", Criterion(2000, 139), changes={"steps": 4000}, cells=LONG, seeds=3
+    ),
+    "temporal-order-6a": Row(
+        "temporal-order-6a", "31 390", "", Criterion(2000, 0, 0.1), changes={"steps": 3900, "batch_size": 8}, cells=LONG
+    ),
+    "temporal-order-6b": Row("temporal-order-6b", "571 100", "", Criterion(2000, 0, 0.1), cells=LONG),
+    "noise-free-lag": Row(
+        "noise-free-lag", "5 040", "", Criterion(2000, 0), changes={"steps": 2000, "batch_size": 2}, cells=LONG
+    ),
+    "reber": Row("reber", "8 440", "", Criterion(512, 0), changes={"steps": 2100, "batch_size": 4}),
+    "copying": Row("copying", "floor 0.1733", "", unit="nats a step", changes={"length": 100}, cells=LONG, seeds=2),
+    "mnist1d": Row("mnist1d", "GRU 0.91", "", unit="accuracy", changes={"dropout": 0.0}, seeds=3),
+    "jsb": Row("jsb", "LSTM 8.45, GRU 8.43, RNN 8.91", "", unit="nats a frame", seeds=1),
+    "vowels": Row("vowels", "LSTM 0.9541", "", unit="accuracy", seeds=3),
+}
