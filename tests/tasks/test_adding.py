@@ -8,11 +8,12 @@ import pytest
 from jaxlstm.tasks import CELLS, TASKS
 from jaxlstm.tasks._adding import make_batch
 
-XS, TARGETS = jax.tree.map(np.asarray, make_batch(jax.random.key(0), 20_000, 10))
+XS, TARGETS, _ = jax.tree.map(np.asarray, make_batch(jax.random.key(0), 20_000, 10))
 
 
 def test_shapes_and_dtypes_are_the_same_with_and_without_x64(without_x64):
-    xs, targets = make_batch(jax.random.key(0), 20_000, 10)
+    xs, targets, lengths = make_batch(jax.random.key(0), 20_000, 10)
+    assert lengths is None
     assert xs.dtype == XS.dtype == targets.dtype == TARGETS.dtype == jnp.float32
     assert xs.shape == (10, 20_000, 2)
     np.testing.assert_array_equal(xs, XS)
@@ -39,13 +40,13 @@ def test_values_are_uniform_and_a_constant_answer_has_an_error_of_a_sixth():
 
 
 def test_other_keys_draw_other_sequences():
-    xs, _ = make_batch(jax.random.key(1), 100, 10)
+    xs, _, _ = make_batch(jax.random.key(1), 100, 10)
     assert not (xs == XS[:, :100]).all()
 
 
 @pytest.mark.parametrize("length", [2, 3])
 def test_the_shortest_sequences(length):
-    xs, targets = make_batch(jax.random.key(0), 7, length)
+    xs, targets, _ = make_batch(jax.random.key(0), 7, length)
     assert (xs[..., 1].sum(0) == 2).all()
     assert targets.shape == (7,)
 

@@ -10,6 +10,7 @@ import pytest
 
 import jaxlstm as jl
 from jaxlstm.tasks import TASKS, _vowels
+from jaxlstm.tasks._data import epochs
 from jaxlstm.tasks._model import dropout, init_model, max_pool
 
 RECIPE = TASKS["vowels"].recipe
@@ -51,7 +52,7 @@ def test_holding_out_keeps_speakers_even_and_never_looks_at_the_test_set():
 
 
 def test_an_epoch_draws_every_sequence_once_in_an_order_of_the_seed_s():
-    first, again, other = (list(itertools.islice(_vowels._batches(10, 4, seed), 5)) for seed in (0, 0, 1))
+    first, again, other = (list(itertools.islice(epochs(10, 4, seed), 5)) for seed in (0, 0, 1))
     drawn = np.concatenate(first)
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     np.testing.assert_array_equal(first, again)

@@ -105,7 +105,7 @@ def problem(recipe: Recipe) -> Problem:
     )
 
 
-def frame_loss(logits: Float[Array, "T-1 B 88"], chorales: Chorales) -> Float[Array, ""]:
+def frame_loss(logits: Float[Array, "steps B 88"], chorales: Chorales) -> Float[Array, ""]:
     """The mean over all frames x_t but the first of
 
     -sum_k [ x_k log p_k + (1 - x_k) log(1 - p_k) ]      p = sigma(logits_{t-1})
