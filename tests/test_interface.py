@@ -160,7 +160,7 @@ def default(parameter):
 
 
 def test_the_import_is_light():
-    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "safetensors", "tqdm", "onnx"]
+    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "mnist1d", "safetensors", "tqdm", "onnx"]
     program = f"import sys, jaxlstm; print(*[name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert loaded.stdout.split() == []

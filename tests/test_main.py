@@ -12,7 +12,9 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from jaxlstm import tasks
 from jaxlstm.__main__ import OPTIONS, main
@@ -109,6 +111,53 @@ def test_a_seed_alone_is_the_same_run_as_among_others(run, tmp_path, capsys):
 def _template(recipe):
     problem, networks = tasks._train._prepare(recipe)
     return jax.eval_shape(tasks._train._init(problem, networks["lstm"]), jax.random.key(0))
+
+
+SHORT = {"reber": 9, "adding-1997": 20, "multiplication": 20, "temporal-order-6a": 10, "temporal-order-6b": 10}
+GENERATED = [name for name, task in tasks.TASKS.items() if task.recipe.length is not None and name != "adding"]
+
+
+@pytest.mark.parametrize("task", [*GENERATED, "mnist1d", "jsb"])
+def test_every_task_is_trained_and_evaluated(task, tmp_path, capsys):
+    arguments = ["--cell", "rnn", *TINY]
+    if task in GENERATED:
+        arguments += ["--length", str(SHORT.get(task, 5))]
+    if task == "jsb":
+        arguments += ["--file", chorales(tmp_path)]
+    code, printed, err = say(capsys, "train", task, "--out", tmp_path / "run", *arguments)
+    assert (code, err) == (0, "")
+    assert tasks.TASKS[task].picture_name in {path.name for path in (tmp_path / "run").iterdir()}
+    code, out, _ = say(capsys, "evaluate", tmp_path / "run")
+    assert code == 0
+    assert out.splitlines() == printed.splitlines()[:-1]
+    assert re.match(r"rnn: \D+[\d.]+", out)
+
+
+def chorales(directory):
+    """A file like JSB_Chorales.mat, with two short chorales in each part."""
+    parts = {}
+    for name in ("traindata", "validdata", "testdata"):
+        parts[name] = np.empty((1, 2), object)
+        for index in range(2):
+            parts[name][0, index] = np.eye(4 + index, 88, dtype=np.uint8)
+    savemat(directory / "chorales.mat", parts)
+    return directory / "chorales.mat"
+
+
+def test_the_chorales_are_found_again_from_another_directory(tmp_path, capsys, monkeypatch):
+    path = chorales(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert say(capsys, "train", "jsb", "--file", path.name, "--cell", "rnn", "--out", "run", *TINY)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert say(capsys, "evaluate", tmp_path / "run")[0] == 0
+    path.unlink()
+    code, _, err = say(capsys, "evaluate", tmp_path / "run")
+    assert code == 2
+    assert err == (
+        f"jaxlstm: error: {path} cannot be read (No such file or directory); "
+        "the jsb task needs JSB_Chorales.mat: --file\n"
+    )
 
 
 def test_vowels_is_the_default_task_and_can_hold_out_training_sequences(tmp_path, capsys):
@@ -220,11 +269,17 @@ def test_weights_of_another_model_are_an_error_that_names_the_tensor(run, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("package", "arguments"), [("aeon.datasets", []), ("safetensors", []), ("matplotlib.figure", [])]
+    ("package", "task"),
+    [
+        ("aeon.datasets", "vowels"),
+        ("mnist1d.data", "mnist1d"),
+        ("safetensors", "vowels"),
+        ("matplotlib.figure", "vowels"),
+    ],
 )
-def test_a_missing_package_is_a_sentence_that_names_the_extra(monkeypatch, tmp_path, capsys, package, arguments):
+def test_a_missing_package_is_a_sentence_that_names_the_extra(monkeypatch, tmp_path, capsys, package, task):
     monkeypatch.setitem(sys.modules, package, None)
-    code, _, err = say(capsys, "train", "vowels", "--out", tmp_path / "run", *TINY)
+    code, _, err = say(capsys, "train", task, "--out", tmp_path / "run", *TINY)
     assert code == 2
     assert err.startswith("jaxlstm: error: ")
     assert "pip install 'jaxlstm[tasks]'" in err

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.tasks._copying import floor, make_batch, measure
+from jaxlstm.tasks._generated import one_hot
 
 
 @pytest.mark.parametrize("length", [1, 2, 30])
@@ -30,9 +31,9 @@ def test_symbols_are_uniform_and_independent():
 
 def test_the_floor_is_what_blanks_and_then_guessing_give():
     sequences = make_batch(jax.random.key(0), 100, 5)
-    blank = jnp.full((15, 100, 10), -jnp.inf).at[..., 8].set(0)
-    guess = jnp.full((10, 100, 10), 0.0).at[..., 8:].set(-jnp.inf)
+    blank = jnp.full((15, 100, 10), -jnp.inf, jnp.float32).at[..., 8].set(0)
+    guess = jnp.zeros((10, 100, 10), jnp.float32).at[..., 8:].set(-jnp.inf)
     loss, metrics = measure(jnp.concatenate([blank, guess]), sequences)
     np.testing.assert_allclose(loss, floor(5), rtol=1e-6)
     np.testing.assert_allclose(metrics["copied"], 1 / 8, atol=0.03)
-    assert measure(jax.nn.one_hot(sequences.targets, 10), sequences)[1]["copied"] == 1
+    assert measure(one_hot(sequences.targets, 10), sequences)[1]["copied"] == 1

@@ -67,7 +67,7 @@ def test_the_real_file_is_the_published_split():
     assert (min(part.lengths.min() for part in parts), max(part.lengths.max() for part in parts)) == (25, 160)
     # A constant answer: each key at its own frequency. Published as 11.09.
     train, _, test = parts
-    p = jnp.asarray(train.frames.sum((0, 1)) / train.lengths.sum()).clip(1e-4)
+    p = jnp.asarray(train.frames.sum((0, 1)) / train.lengths.sum(), jnp.float32).clip(1e-4)
     constant = jnp.broadcast_to(jnp.log(p / (1 - p)), (159, 77, 88))
     np.testing.assert_allclose(frame_loss(constant, Chorales(*map(jnp.asarray, test))), 11.09, atol=0.1)
 

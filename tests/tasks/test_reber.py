@@ -89,7 +89,7 @@ def test_streams_are_strings_in_a_row(streams):
         assert len(stream) - len(whole) < 50
         ends = [match.end() for match in re.finditer(EMBEDDED, whole)]
         assert len(ends) > 10
-        for end in ends:
+        for end in (end for end in ends if end <= 300):
             assert legal[end - 1, n].tolist() == [True] + [False] * 6  # what follows an E at the end is B
     assert legal[np.arange(300)[:, None], np.arange(100), symbols].all()
 
@@ -102,7 +102,8 @@ def test_predicted_asks_that_the_legal_ones_lead():
 
 def test_padding_is_not_asked_for(drawn):
     batch = Sequences(*jax.tree.map(lambda a: jnp.asarray(a[:, :50]), drawn[:2]), jnp.asarray(drawn.lengths[:50]))
-    perfect = jnp.where(batch.targets.legal, 1.0, 0.0) - 5.0 * (~batch.mask[..., None] & batch.targets.legal)
+    perfect = batch.targets.legal.astype(jnp.float32)
+    perfect = jnp.where(batch.mask[..., None], perfect, -perfect)
     assert measure(perfect, batch)[1]["right"] == 1
     wrong = perfect.at[0, 0].set(-perfect[0, 0])
     np.testing.assert_allclose(measure(wrong, batch)[1]["right"], 0.98)
@@ -110,7 +111,7 @@ def test_padding_is_not_asked_for(drawn):
 
 def test_a_stream_counts_up_to_its_first_mistake(streams):
     batch = jax.tree.map(jnp.asarray, streams)
-    logits = one_hot(batch.targets.symbols, 7) + batch.targets.legal
+    logits = one_hot(batch.targets.symbols, 7) + batch.targets.legal.astype(jnp.float32)
     assert measure_streams(logits, batch)[1] == {"right": 1, "unbroken": 1}
     broken = logits.at[75].multiply(-1)
     assert measure_streams(broken, batch)[1] == {"right": 0, "unbroken": 0.25}

@@ -82,7 +82,7 @@ def problem(recipe: Recipe) -> Problem:
         score="loss",
         figure="test mean squared error",
         baseline=("always answering 1", 1 / 6),
-        picture=partial(_pictures.predictions, test.targets, (0, 2)),
+        picture=partial(_pictures.predictions, test.targets, (0.0, 2.0)),
     )
 
 

@@ -70,7 +70,7 @@ def make_batch(key: Key, batch_size: int, length: int, *, multiply: bool) -> Seq
     lengths = jax.random.randint(length_key, (batch_size,), length, longest + 1, jnp.int32)
     a = jax.random.randint(first_key, (batch_size,), 0, 10, jnp.int32)
     b = jax.random.randint(second_key, (batch_size,), 0, length // 2 - 1, jnp.int32)
-    b = b + (b >= a)  # those before a keep their number, those from a on move up by one
+    b = b + (b >= a).astype(b.dtype)  # those before a keep their number, those from a on move up by one
 
     steps = jnp.arange(longest, dtype=jnp.int32)[:, None]
     values = jax.random.uniform(value_key, (longest, batch_size), jnp.float32, 0 if multiply else -1, 1)
@@ -102,7 +102,7 @@ def problem(recipe: Recipe, *, multiply: bool) -> Problem:
         figure="test mean squared error",
         baseline=("always answering the mean", float(jnp.var(test.targets))),
         longest=recipe.length,
-        picture=partial(_pictures.predictions, test.targets, (0, 1)),
+        picture=partial(_pictures.predictions, test.targets, (0.0, 1.0)),
     )
 
 

@@ -99,7 +99,7 @@ def measure(logits: Float[Array, "T B 7"], sequences: Sequences) -> tuple[Array,
     return cross_entropy(logits, targets.symbols, mask), {"right": share(right)}
 
 
-def predicted(logits: Float[Array, "T B 7"], legal: Bool[Array, "T B 7"]) -> Bool[Array, "T B"]:
+def predicted(logits: Float[Array, "T B C"], legal: Bool[Array, "T B C"]) -> Bool[Array, "T B"]:
     """Whether every symbol that can follow has a larger output than every one that cannot."""
     worst_legal = jnp.min(jnp.where(legal, logits, jnp.inf), axis=-1)
     best_illegal = jnp.max(jnp.where(legal, -jnp.inf, logits), axis=-1)
