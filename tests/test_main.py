@@ -369,6 +369,19 @@ def figures(out):
     return {cell: float(figure) for cell, figure in re.findall(r"^(\w+): \D*(\d\.\d+)", out, re.MULTILINE)}
 
 
+SOLVED = [  # a short training of the LSTM on each task, and where its figure comes to lie
+    ("adding-1997", (0, 0.001), ["--steps", "1000"]),
+    ("multiplication", (0, 0.002), ["--steps", "1000"]),
+    ("temporal-order-6a", (0.99, 1), ["--steps", "600", "--batch-size", "8"]),
+    ("temporal-order-6b", (0.99, 1), ["--steps", "700"]),
+    ("reber", (0.99, 1), []),
+    ("noise-free-lag", (1, 1), []),
+    ("noisy-lag", (0.99, 1), []),
+    ("continual-reber", (0.9, 1), ["--steps", "1000"]),
+    ("mnist1d", (0.88, 1), ["--steps", "2000"]),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_x64")
 class TestRecipes:
@@ -384,3 +397,10 @@ class TestRecipes:
         assert code == 0
         assert figures(out)["lstm"] < 0.005
         assert figures(out)["rnn"] > 0.1
+
+    @pytest.mark.parametrize(("task", "least", "options"), SOLVED, ids=[name for name, *_ in SOLVED])
+    def test_memory(self, task, least, options, tmp_path, capsys):
+        code, out, _ = say(capsys, "train", task, "--cell", "lstm", "--out", tmp_path / "run", *options)
+        assert code == 0
+        low, high = least
+        assert low <= figures(out)["lstm"] <= high

@@ -7,6 +7,10 @@ step (2a) or at the last one (2b), the only one that can be foreseen.
 
 At p = 100 the paper's networks needed 5 040 sequences for 2a, which neither BPTT nor RTRL solved, and 5 680 for 2b.
 They had no forget gate, gradients cut short, sigmoid outputs in place of a softmax, and took sequences one at a time.
+
+The recipes here are for shorter lags, 20 and 50. With theirs the LSTM solves both, the GRU the second, the RNN neither.
+Without noise, and at p of 50 and more, no cell of ours has been seen to solve the task within thousands of sequences:
+trained on all symbols alike, they learn the fixed ones first, and fill their memory with them.
 """
 
 from dataclasses import replace
@@ -32,13 +36,13 @@ RECIPE = Recipe(
     hidden_size=32,
     layers=1,
     dropout=0.0,
-    steps=1000,
+    steps=1500,
     batch_size=4,
     learning_rate=1e-2,
     seed=0,
     seeds=1,
-    evaluate_every=100,
-    length=100,
+    evaluate_every=150,
+    length=20,
 )
 
 
@@ -108,7 +112,7 @@ NOISE_FREE = Task(
     picture_name="probabilities.png",
 )
 NOISY = Task(
-    recipe=replace(RECIPE, task="noisy-lag"),
+    recipe=replace(RECIPE, task="noisy-lag", batch_size=16, length=50),
     problem=partial(problem, noise=True),
     help="the first symbol comes again after p random ones",
     picture_name="probabilities.png",

@@ -100,14 +100,14 @@ def probabilities(
     panels = np.ravel(figure.subplots(len(logits), 1, sharex=True))
     for axes, (cell, values) in zip(panels, logits.items(), strict=True):
         shown = np.asarray(activation(values[first : first + steps, 0]))
-        image = axes.imshow(shown.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none", origin="lower")
+        axes.imshow(shown.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none", origin="lower")
         axes.plot(*np.nonzero(truth), ".", color="tab:red", markersize=3, label="what came")
         axes.set(title=cell, ylabel="output")
         if names:
             axes.set_yticks(range(len(names)), names)
     panels[0].legend(loc="upper right")
     panels[-1].set_xlabel(f"step, from {first}")
-    figure.colorbar(image, ax=list(panels), label="probability")
+    figure.colorbar(panels[0].images[0], ax=list(panels), label="probability")
     figure.savefig(path, dpi=150)
 
 

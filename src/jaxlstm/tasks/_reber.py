@@ -78,7 +78,7 @@ def problem(recipe: Recipe) -> Problem:
     """Fresh batches for training, and a fixed test set."""
     draw = partial(make_batch, length=recipe.length or 0)
     test = draw(jax.random.key(TEST_SEED), TEST_SIZE)
-    truth = np.asarray(one_hot(test.targets.symbols[: int(test.lengths[0]), 0], len(ALPHABET))) == 1
+    truth = np.asarray(one_hot(test.targets.symbols[test.mask[:, 0], 0], len(ALPHABET))) == 1
     return generated(
         recipe,
         draw,
