@@ -117,7 +117,7 @@ def check_guards(opt_state: Any, step: int) -> None:
         if in_a_row[worst] >= guard.stop_after:
             first = step - int(in_a_row[worst]) + 1
             raise FloatingPointError(
-                f"training stopped: the gradient was not finite {guard.stop_after} steps in a row, from step {first} on; "
+                f"training stopped: gradients were not finite {guard.stop_after} steps in a row, from step {first}; "
                 f"the first that went bad is that of params{guard.names[culprit[worst]]}"
             )
 
