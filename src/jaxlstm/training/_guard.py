@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._types import Params
@@ -24,9 +24,9 @@ from jaxlstm.training._state import check_optimizer
 class GuardState:
     """How many updates were skipped, how many of them just now, which gradient began it, and the optimizer's state."""
 
-    skipped: Int[Array, "*seeds"]
-    in_a_row: Int[Array, "*seeds"]
-    culprit: Int[Array, "*seeds"]  # index into names of the first gradient that was not finite, when it last began
+    skipped: Any  # int32, under vmap with an axis of seeds; Any, since JAX puts its own things in a tree's leaves
+    in_a_row: Any  # likewise
+    culprit: Any  # index into names of the first gradient that was not finite, when it last began
     inner: Any
     names: tuple[str, ...]  # of the params
     stop_after: int

@@ -1,17 +1,18 @@
 """One step of gradient descent, jitted."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._types import Carry, Params
 from jaxlstm.training._guard import skipped
+from jaxlstm.training._mesh import MeshStep, Specs, check_mesh
 from jaxlstm.training._state import TrainState, check_optimizer
 
 Metrics = dict[str, Any]  # arrays by name
@@ -21,7 +22,14 @@ LossFn = Callable[..., tuple[Any, Any]]
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> TrainStep:
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh | None = None,
+    batch_axis: Any = 1,
+    param_specs: Specs | None = None,
+) -> TrainStep:
     """Make the function that takes one step, jitted, its state's memory given away (donated).
 
         key_n = fold_in(key, n)
@@ -33,12 +41,19 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
         else should be reported, ``{}`` for nothing. Where the state has a carry, ``(params, carry, batch, key) ->
         (loss, (carry, metrics))``: the next step is given the carry that this one returns. No gradient enters it.
       optimizer: the Optax gradient transformation that `init_state` was given.
+      mesh: devices to run on, with an axis "data" that batches are divided over, and perhaps an axis "model" for
+        params. Results are those of one device, to rounding. A batch that the devices do not divide is filled up with
+        zeros, and must hold a bool mask by which the loss leaves out what fills it up: its entries there are False. A
+        carry's first axis is that of the sequences. With several processes each gives its own part of the batch.
+      batch_axis: the axis of the sequences in the batch, one for all its leaves or a tree of them; time comes first.
+      param_specs: a function of the params to a tree like them of `jax.sharding.PartitionSpec`. None divides the last
+        axis of each over "model", the packed gates, where that goes; without such an axis params are replicated.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)``, metrics being "loss", "grad_norm" (the Euclidean norm of g over
       all params, before the optimizer clips or scales it), "skipped" where `skip_nonfinite` guards the optimizer, and
-      what `loss_fn` reports. The state that went in must not
-      be used again. ``jax.vmap(train_step)`` trains several seeds at once, on a state and batches with a leading axis.
+      what `loss_fn` reports. The state that went in must not be used again. ``jax.vmap(train_step)``, without a mesh,
+      trains several seeds at once, on a state and batches with a leading axis.
 
     Raises:
       ValueError, TypeError: if an argument, or what `loss_fn` returns, does not fit; the message says how.
@@ -56,6 +71,7 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
     """
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
+    check_mesh(mesh, batch_axis, param_specs)
 
     def loss(params: Params, state: TrainState, batch: Any) -> tuple[Array, tuple[Carry, Metrics]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -69,7 +85,6 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
         _check_report(value, reported)
         return value, (carry, reported)
 
-    @partial(jax.jit, donate_argnums=0)
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         (value, (carry, reported)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, state, batch)
         with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters with floats
@@ -78,7 +93,9 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
             metrics = {"loss": value, "grad_norm": _norm(gradient), **skipped(opt_state), **reported}
         return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key, carry=carry), metrics
 
-    return train_step
+    if mesh is None:
+        return jax.jit(train_step, donate_argnums=0)
+    return MeshStep(train_step, mesh, batch_axis, param_specs)
 
 
 def _pair(result: Any, what: str) -> tuple[Any, Any]:
