@@ -31,17 +31,26 @@ OPTIONS: dict[str, tuple[type, str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr."""
+    """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr.
+
+    SIGTERM, which schedulers send, is no failure once the run is saved: 0, and a sentence that says how to go on.
+    """
     try:
         return _run(arguments)
     except _MistakeError as error:
         return _say(error, MISTAKE)
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted", INTERRUPTED)
+    except _TerminatedError as error:
+        return _say(error, 0)
 
 
 class _MistakeError(Exception):
     """What a user asked for cannot be done; the message is one sentence."""
+
+
+class _TerminatedError(Exception):
+    """SIGTERM ended a run, which is saved; the message is one sentence."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,16 +77,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _train(tasks: Any, task: str, out: Path, **options: Any) -> None:
+def _train(tasks: Any, task: str, out: Path, resume: bool, **options: Any) -> None:
     began = time.perf_counter()
     given = {name: value for name, value in options.items() if value is not None}
-    recipe = _recipe(tasks.TASKS[task].recipe, given)
+    if resume and given:
+        raise _MistakeError(f"{_flag(next(iter(given)))}: with --resume a run goes on with the options that it has")
+    progress = sys.stderr.isatty()
     try:
-        print(tasks.train(recipe, out, progress=sys.stderr.isatty()))
-    except KeyboardInterrupt as error:
-        if not str(error):  # before the first step, or the second Ctrl-C
+        if resume:
+            print(tasks.resume(out, progress=progress))
+        else:
+            print(tasks.train(_recipe(tasks.TASKS[task].recipe, given), out, progress=progress))
+    except (KeyboardInterrupt, tasks.Terminated) as error:
+        if not str(error):  # before the first step, or the second Ctrl-C or SIGTERM
             raise
-        raise KeyboardInterrupt(f"{error}; its weights are in {out}") from error
+        stopped = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else _TerminatedError
+        sentence = str(error).partition(";")[0]
+        raise stopped(f"{sentence}; to go on: jaxlstm train --out {out} --resume") from error
     print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
 
 
@@ -107,6 +123,11 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         help=f"{' or '.join(tasks)} (default: vowels)",
     )
     train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR, from its last checkpoint, with its own options",
+    )
     for name, (kind, text) in OPTIONS.items():
         defaults = {task: getattr(tasks[task].recipe, name) for task in tasks}
         shown = ", ".join(f"{task} {value}" for task, value in defaults.items() if value is not None)

@@ -225,6 +225,7 @@ def test_a_half_written_one_is_passed_over_and_removed(whole, saved):
     assert not half.exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, of coroutines it gave up
 @pytest.mark.parametrize("how", ["cut", "gone", "record"])
 def test_a_damaged_one_is_named_and_the_one_before_is_there(saved, how):
     latest = saved / "saved" / "6"

@@ -1,26 +1,19 @@
 """Many devices, which one process has only if it is told so before it begins."""
 
-import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import eight_devices as there
 import jax
-import numpy as np
 import optax
 import pytest
 
 from jaxlstm.training import Checkpoints, fit, make_train_step
 
-EIGHT_DEVICES = Path(__file__).with_name("eight_devices.py")
-
 
 def test_on_eight_devices(tmp_path):
     """A checkpoint of one device goes in, and one of eight comes out."""
-    spec = importlib.util.spec_from_file_location("eight_devices", EIGHT_DEVICES)
-    there = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(there)
     alone = make_train_step(there.loss_fn, there.OPTIMIZER)
     batches = [there.make_batch(16)] * 3
     checkpoints = Checkpoints(tmp_path)
@@ -28,7 +21,7 @@ def test_on_eight_devices(tmp_path):
 
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAXLSTM_TEST_CHECKPOINTS": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", str(EIGHT_DEVICES)]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", there.__file__]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:]
 

@@ -18,50 +18,60 @@ from jaxlstm.interop import save_params
 from jaxlstm.tasks import _adding, _pictures, _run, _vowels
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
-from jaxlstm.training import TrainState, fit, init_state, make_train_step
+from jaxlstm.training import Checkpoints, TrainState, fit, init_state, make_train_step
 from jaxlstm.training._optimizers import GradientTransformation, clipped_adam, per_model
 from jaxlstm.training._step import LossFn
 
 TASKS: dict[str, Task] = {task.recipe.task: task for task in (_vowels.TASK, _adding.TASK)}
 
+MINUTES = 10  # between checkpoints, at most
+
 Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
 
 
-def train(recipe: Recipe, directory: Path, *, progress: bool = False) -> str:
+def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bool = False) -> str:
     """Train the recipe's models and leave the run in a directory.
 
     Args:
       recipe: what to train.
-      directory: gets config.json, metrics.csv, the weights, and two pictures.
+      directory: gets config.json, metrics.csv, the weights, two pictures, and checkpoints: one after each evaluation,
+        every few minutes, and at the end.
       progress: show a bar.
+      resume: go on from the latest checkpoint of the run in the directory, whose recipe this is.
 
     Returns:
       The test figures, a line for each cell.
 
     Raises:
-      RunError: if the directory holds a run already; nothing is written then.
-      KeyboardInterrupt: after Ctrl-C; the weights of the last finished step are saved.
+      RunError: if the directory holds a run already, and nothing is written then; if there is nothing to resume, or a
+        checkpoint cannot be written.
+      KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
-    _run.refuse_existing(directory)
-    _require("safetensors", "matplotlib.figure")  # before training, not after it
+    if not resume:
+        _run.refuse_existing(directory)
+    _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
     step = jax.jit(jax.vmap(make_train_step(_loss(problem, networks), optimizer)), donate_argnums=0)
     predict = _predictor(problem, networks)
     state = _initial_state(recipe, problem, networks, optimizer)
 
-    _run.create(directory, recipe, jaxlstm.__version__)
-    state = fit(
-        step,
-        state,
-        _batches(recipe, problem),
-        steps=recipe.steps,
-        evaluate=lambda state: _scores(problem, predict(state.params)),
-        evaluate_every=recipe.evaluate_every,
-        log=directory / _run.METRICS,
-        save=lambda state: _save(recipe, directory, state.params),
-        progress=progress,
-    )
+    if not resume:
+        _run.create(directory, recipe, jaxlstm.__version__)
+    with _run.errors_of_checkpoints():
+        state = fit(
+            step,
+            state,
+            _batches(recipe, problem),
+            steps=recipe.steps,
+            evaluate=lambda state: _scores(problem, predict(state.params)),
+            evaluate_every=recipe.evaluate_every,
+            log=directory / _run.METRICS,
+            save=lambda state: _save(recipe, directory, state.params),
+            checkpoints=Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES),
+            resume=resume,
+            progress=progress,
+        )
     predictions = predict(state.params)
     _pictures.learning_curve(
         directory / _run.LEARNING_CURVE, directory / _run.METRICS, recipe.cells, problem.figure, problem.baseline
@@ -71,19 +81,33 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False) -> str:
     return _report(recipe, problem, predictions)
 
 
+def resume(directory: Path, *, progress: bool = False) -> str:
+    """Go on with the run in a directory from its latest checkpoint, bit for bit as if it had never ended.
+
+    Raises:
+      RunError: if the directory holds no run, or no checkpoint.
+    """
+    return train(_recipe(directory), directory, progress=progress, resume=True)
+
+
 def evaluate(directory: Path) -> str:
     """Load a run's models and compute its test figures again: the lines that `train` returned.
 
     Raises:
       RunError: if the directory holds no run, or one that is damaged.
     """
-    recipe = _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
+    recipe = _recipe(directory)
     problem, networks = _prepare(recipe)
     models = {}
     for cell, network in networks.items():
         template = jax.eval_shape(_init(problem, network), jax.random.key(0))
         models[cell] = _stack([_run.read_weights(directory, cell, seed, template) for seed in _seeds(recipe)])
     return _report(recipe, problem, _predictor(problem, networks)(models))
+
+
+def _recipe(directory: Path) -> Recipe:
+    """That of the run in a directory."""
+    return _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
 
 
 def _require(*packages: str) -> None:

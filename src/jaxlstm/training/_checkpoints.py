@@ -1,6 +1,7 @@
 """When to save a checkpoint, how many to keep, and how a run takes up where another one ended."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from jaxlstm import _checks
 from jaxlstm.training._data import Batches
 from jaxlstm.training._errors import CheckpointError
 from jaxlstm.training._lock import only_writer
+from jaxlstm.training._processes import gathered, is_first
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics
-from jaxlstm.training._storage import Storage
+from jaxlstm.training._storage import Storage, finished_steps
 
 
 class Checkpoints:
@@ -29,8 +31,7 @@ class Checkpoints:
     Args:
       directory: the folder; it is made by the first save.
       every: save after every so many steps.
-      minutes: save after so many minutes since the last save; with several processes, at the next step that all agree
-        on. `fit` saves at its end in any case.
+      minutes: save after so many minutes since the last save. `fit` saves at its end in any case.
       keep: how many of the latest checkpoints to keep.
       best: the name of a metric that `fit` is given by `evaluate`: every evaluation is followed by a save, and the one
         with the best value (its mean, if it is an array) is kept beside the latest.
@@ -80,8 +81,7 @@ class Checkpoints:
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps of which there is a whole checkpoint, in order."""
-        with self._reading() as storage:
-            return storage.steps if storage else ()
+        return finished_steps(self.directory)
 
     @property
     def best_step(self) -> int | None:
@@ -109,8 +109,9 @@ class Checkpoints:
     def writer(self) -> Iterator["Writer"]:
         """What `fit` saves with; one at a time."""
         with contextlib.ExitStack() as stack:
-            if jax.process_index() == 0:
+            if is_first():
                 stack.enter_context(only_writer(self.directory))
+            gathered(b"")  # so that the others find the folder
             storage = stack.enter_context(contextlib.closing(self._storage(write=True)))
             yield Writer(self, storage)
 
@@ -146,7 +147,7 @@ class Writer:
         """The state of the latest checkpoint, and batches from there on; the run began at step `first`."""
         step = _existing(self._options.directory, self._storage.steps, None)
         state = self._storage.restore(template, step)
-        batches.go_to(_own(self._storage.record(step)["data"]), step - first)
+        batches.go_to(_own(self._storage.record(step)["data"], self._options.directory), step - first)
         return state
 
     def overdue(self) -> bool:
@@ -165,7 +166,7 @@ class Writer:
         """Begin to save, once the save before is done; of a step that has a checkpoint, nothing."""
         if step in self._storage.steps:
             return
-        self._storage.save(state, step, _gathered(batches.position()), self._score(evaluation))
+        self._storage.save(state, step, _positions(batches), self._score(evaluation))
         self._last_save = time.monotonic()
 
     def wait(self) -> None:
@@ -190,10 +191,17 @@ def _existing(directory: Path, steps: tuple[int, ...], step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def _gathered(position: Any) -> list[Any]:
-    """The position of each process in its data, process by process."""
-    return [position]
+def _positions(batches: Batches) -> list[Any]:
+    """Where each process is in its own part of the data."""
+    return [json.loads(position) for position in gathered(json.dumps(batches.position()).encode())]
 
 
-def _own(positions: list[Any]) -> Any:
+def _own(positions: list[Any], directory: Path) -> Any:
+    """The position of this process; where the number of processes has changed, only counted batches have one."""
+    if all(position is None for position in positions):
+        return None
+    if len(positions) != jax.process_count():
+        raise CheckpointError(
+            f"{directory} has positions in the data of {len(positions)} processes; {jax.process_count()} are running"
+        )
     return positions[jax.process_index()]

@@ -14,6 +14,7 @@ from jaxlstm.training._checkpoints import Checkpoints, Writer
 from jaxlstm.training._data import Batches
 from jaxlstm.training._guard import Watch, check_guards
 from jaxlstm.training._log import Log
+from jaxlstm.training._processes import agreed, is_first
 from jaxlstm.training._signals import deferred, ending
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics, TrainStep
@@ -38,7 +39,8 @@ def fit(
 
     Ctrl-C and SIGTERM let the running step finish, save, and raise KeyboardInterrupt or `Terminated`; a second one ends
     it at once. (In the main thread, where Python delivers them. A step cut short would have given its state away and
-    returned none.)
+    returned none.) Of several processes, each calls this with its own part of the batches; the first alone writes the
+    log and shows the bar, and what any is sent stops them all, within ten steps.
 
     Args:
       train_step: what `make_train_step` made, or anything like it.
@@ -92,7 +94,7 @@ def fit(
         state = _begin(writer, resume, state, source, steps)
         step = _step(state)
         evaluation, stop, watch = {}, None, Watch()
-        with Log(log, after=step) as rows, _bar(last, step, progress) as bar:
+        with Log(log if is_first() else None, after=step) as rows, _bar(last, step, progress) as bar:
             if evaluate:
                 rows.begin(step, evaluate(state))
             for batch in source.take(last - step):
@@ -105,7 +107,7 @@ def fit(
                     bar.set_postfix_str(rows.text, refresh=False)
                 bar.update()
                 watch.look(metrics, state.opt_state, step)
-                stop, overdue = caught(), writer is not None and writer.overdue()
+                stop, overdue = agreed(step, caught(), writer is not None and writer.overdue())
                 if writer and (overdue or writer.due(step, evaluation)):
                     rows.flush()
                     writer.save(state, step, source, evaluation)
@@ -145,4 +147,4 @@ def _begin(writer: Writer | None, resume: bool, state: TrainState, source: Batch
 
 
 def _bar(last: int, step: int, progress: bool) -> tqdm:
-    return tqdm(total=last, initial=step, disable=not progress, unit=" steps", dynamic_ncols=True)
+    return tqdm(total=last, initial=step, disable=not (progress and is_first()), unit=" steps", dynamic_ncols=True)

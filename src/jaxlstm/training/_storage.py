@@ -45,7 +45,7 @@ class Storage:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The steps that have a whole checkpoint."""
+        """The steps that have a checkpoint, the one that is being saved included."""
         return tuple(sorted(self._manager.all_steps()))
 
     @property
@@ -131,6 +131,13 @@ class Storage:
         last = "there is none before it" if self._good is None else f"the last good one is that of step {self._good}"
         with _as_sentence(f"{self._directory}: the checkpoint of step {self._saving} could not be written; {last}"):
             yield
+
+
+def finished_steps(directory: Path) -> tuple[int, ...]:
+    """The steps that have a whole checkpoint in a folder, in order; any process may ask alone."""
+    if not directory.is_dir():
+        return ()
+    return tuple(sorted(_orbax().utils.checkpoint_steps(directory)))
 
 
 def _orbax() -> Any:
