@@ -8,6 +8,7 @@ import json
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,11 @@ MISTAKES = {
         ["train", "--out", "{new}", "--resume", "--steps", "9"],
         "--steps: with --resume a run goes",
     ),
+    "no such process": (
+        ["train", "--out", "{new}", "--num-processes", "2", "--process-id", "2"],
+        "expected a number in 0..1",
+    ),
+    "no coordinator": (["train", "--out", "{new}", "--num-processes", "2"], "--coordinator: expected HOST:PORT"),
     "evaluate nothing": (["evaluate", "{new}"], "holds no run: config.json cannot be read"),
 }
 
@@ -304,6 +310,31 @@ def test_importing_the_library_loads_neither_training_nor_tasks():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "jaxlstm", "train", "--hidden-size", "4", "--steps", "3", "--batch-size", "6"]
+    many = ["--out", str(tmp_path / "two"), "--num-processes", "2", "--coordinator", coordinator, "--process-id"]
+    variants = [["--out", str(tmp_path / "one")], [*many, "0"], [*many, "1"]]
+    programs = [subprocess.Popen([*command, *variant], stdout=subprocess.PIPE, text=True) for variant in variants]
+    try:
+        printed = [program.communicate(timeout=300)[0] for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+    assert [program.returncode for program in programs] == [0, 0, 0]
+    assert figures(printed[1]) == figures(printed[0])
+    assert not figures(printed[2])
+    one, two = (
+        list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines())) for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 4
+    for row, other in zip(one[1:], two[1:], strict=True):
+        assert float(row["loss.0"]) == pytest.approx(float(other["loss.0"]), rel=1e-4)
 
 
 def figures(out):

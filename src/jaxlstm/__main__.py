@@ -77,24 +77,48 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _train(tasks: Any, task: str, out: Path, resume: bool, **options: Any) -> None:
+def _train(
+    tasks: Any,
+    task: str,
+    out: Path,
+    resume: bool,
+    num_processes: int,
+    process_id: int,
+    coordinator: str | None,
+    **options: Any,
+) -> None:
     began = time.perf_counter()
+    if num_processes > 1:
+        _connect(num_processes, process_id, coordinator)
     given = {name: value for name, value in options.items() if value is not None}
     if resume and given:
         raise _MistakeError(f"{_flag(next(iter(given)))}: with --resume a run goes on with the options that it has")
     progress = sys.stderr.isatty()
     try:
         if resume:
-            print(tasks.resume(out, progress=progress))
+            report = tasks.resume(out, progress=progress)
         else:
-            print(tasks.train(_recipe(tasks.TASKS[task].recipe, given), out, progress=progress))
+            report = tasks.train(_recipe(tasks.TASKS[task].recipe, given), out, progress=progress)
     except (KeyboardInterrupt, tasks.Terminated) as error:
         if not str(error):  # before the first step, or the second Ctrl-C or SIGTERM
             raise
         stopped = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else _TerminatedError
         sentence = str(error).partition(";")[0]
         raise stopped(f"{sentence}; to go on: jaxlstm train --out {out} --resume") from error
-    print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
+    if process_id == 0:
+        print(report)
+        print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
+
+
+def _connect(num_processes: int, process_id: int, coordinator: str | None) -> None:
+    """Make this process one of several; every one of them is started with the same command line, but for its number."""
+    from jaxlstm.training._processes import connect
+
+    if not 0 <= process_id < num_processes:
+        raise _MistakeError(f"--process-id: expected a number in 0..{num_processes - 1}, got {process_id}")
+    if coordinator is None:
+        raise _MistakeError("--coordinator: expected HOST:PORT of the process 0, got nothing")
+    connect(num_processes=num_processes, process_id=process_id, coordinator=coordinator)
 
 
 def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
@@ -128,6 +152,10 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         action="store_true",
         help="go on with the run in DIR, from its last checkpoint, with its own options",
     )
+    several = "of several processes that train one model, a part of each batch each"
+    train.add_argument("--num-processes", metavar="N", type=int, default=1, help=f"the number {several} (default: 1)")
+    train.add_argument("--process-id", metavar="I", type=int, default=0, help="which of them this is, from 0 on")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, the same for all")
     for name, (kind, text) in OPTIONS.items():
         defaults = {task: getattr(tasks[task].recipe, name) for task in tasks}
         shown = ", ".join(f"{task} {value}" for task, value in defaults.items() if value is not None)

@@ -44,7 +44,7 @@ def test_two_processes_train_what_one_does(tmp_path, without_x64):
     np.testing.assert_array_equal(*w_hh)
     expected = one_of_two.train(0, 1, one, 5, None, False)
     np.testing.assert_allclose(w_hh[0], expected.w_hh, rtol=1e-5, atol=1e-6)
-    logs = [list(csv.DictReader((directory / "log.csv").open())) for directory in (two, one)]
+    logs = [list(csv.DictReader((directory / "log.csv").read_text().splitlines())) for directory in (two, one)]
     losses = [[float(row["loss"]) for row in log] for log in logs]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert len(losses[0]) == 5

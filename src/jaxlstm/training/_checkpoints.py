@@ -15,7 +15,7 @@ from jaxlstm import _checks
 from jaxlstm.training._data import Batches
 from jaxlstm.training._errors import CheckpointError
 from jaxlstm.training._lock import only_writer
-from jaxlstm.training._processes import gathered, is_first
+from jaxlstm.training._processes import gathered, is_first, meet
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics
 from jaxlstm.training._storage import Storage, finished_steps
@@ -111,7 +111,7 @@ class Checkpoints:
         with contextlib.ExitStack() as stack:
             if is_first():
                 stack.enter_context(only_writer(self.directory))
-            gathered(b"")  # so that the others find the folder
+            meet("the folder is there")
             storage = stack.enter_context(contextlib.closing(self._storage(write=True)))
             yield Writer(self, storage)
 

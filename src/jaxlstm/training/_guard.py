@@ -87,7 +87,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation, *, stop_after: int =
     return optax.GradientTransformation(init, update)
 
 
-def skipped(opt_state: Any) -> dict[str, Array]:
+def skipped(opt_state: Any) -> dict[str, Any]:
     """The metric "skipped": of all guards within an optimizer's state, or none where there are none."""
     found = guards(opt_state)
     return {"skipped": sum((guard.skipped for guard in found[1:]), start=found[0].skipped)} if found else {}

@@ -32,6 +32,12 @@ def agreed(step: int, stop: int | None, overdue: bool) -> tuple[int | None, bool
     return int(everyone[:, 0].max()) or None, bool(everyone[0, 1])
 
 
+def meet(where: str) -> None:
+    """Return when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
 def gathered(value: bytes) -> list[bytes]:
     """What each process has to say, process by process."""
     if jax.process_count() == 1:
