@@ -27,12 +27,15 @@ def train():
         program.stdin.close()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(24, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_and_resumed_it_ends_bit_for_bit_the_same(train, tmp_path, kills):
+KILLS = 24
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed_it_ends_bit_for_bit_the_same(train, tmp_path):
     """A kill is one in the midst of a save where a folder that Orbax had not renamed yet is left."""
     assert train(tmp_path / "whole", "never") == "exit 0"
-    draw, run, killed, in_a_save, promised = random.Random(kills), 0, 0, 0, set()
-    while killed < kills:
+    draw, run, killed, in_a_save, promised = random.Random(0), 0, 0, 0, set()
+    while killed < KILLS:
         directory = tmp_path / f"killed{run}"
         answer = train(directory, draw.uniform(0, 0.3))
         assert answer in ("killed", "exit 0")
@@ -47,7 +50,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_bit_for_bit_the_same(train
     assert train(tmp_path / f"killed{run}", "never") == "exit 0"
     assert_same(tmp_path / f"killed{run}", tmp_path / "whole")
     print(f"{killed} kills, {in_a_save} of them in the midst of a save, in {run + 1} runs")
-    assert in_a_save >= 5 or kills < 20
+    assert in_a_save >= 5
 
 
 def whole_steps(directory):

@@ -34,6 +34,7 @@ def both(directory, steps, resume):
     assert [program.returncode for program in programs] == [0, 0], "\n".join(errors)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path, without_x64):
     two, one = tmp_path / "two", tmp_path / "one"
     two.mkdir()
