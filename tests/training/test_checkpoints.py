@@ -248,6 +248,7 @@ def test_a_folder_that_takes_no_files(tmp_path):
     refused(tmp_path, "saved cannot be written to: File exists")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 def test_a_full_disk(saved, whole):
     """A limit on the size of files, which the system reports as it does a full disk: writing fails half-way."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
