@@ -8,8 +8,10 @@ import json
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -48,7 +50,7 @@ def say(capsys, *arguments):
 def test_a_run_leaves_its_files(run):
     task, directory, _ = run
     weights = [f"weights_{model}.safetensors" for model in MODELS[task]]
-    expected = {"config.json", "metrics.csv", "learning_curve.png", PICTURES[task], *weights}
+    expected = {"config.json", "metrics.csv", "learning_curve.png", "checkpoints", PICTURES[task], *weights}
     assert {path.name for path in directory.iterdir()} == expected
     for picture in directory.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -78,22 +80,22 @@ def test_evaluate_prints_the_same_figures(run, capsys, request, x64):
     if not x64:
         request.getfixturevalue("without_x64")  # what is float32 by intention does not depend on the mode
     task, directory, printed = run
-    before = {path: path.read_bytes() for path in directory.iterdir()}
+    before = contents(directory)
     code, out, _ = say(capsys, "evaluate", directory)
     assert code == 0
     assert out.splitlines() == printed.splitlines()[:-1]
     expected = {"vowels": "lstm: test accuracy", "adding": "rnn: test mean squared error"}[task]
     assert expected in out
-    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+    assert contents(directory) == before
 
 
 def test_a_run_is_never_overwritten(run, capsys):
     task, directory, _ = run
-    before = {path: path.read_bytes() for path in directory.iterdir()}
+    before = contents(directory)
     code, out, err = say(capsys, "train", task, "--out", directory, *TINY)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"jaxlstm: error: .* already holds a run \(.*\); choose another directory\n", err)
-    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+    assert contents(directory) == before
 
 
 def test_a_seed_alone_is_the_same_run_as_among_others(run, tmp_path, capsys):
@@ -202,6 +204,16 @@ MISTAKES = {
     "nothing left": (["train", "--out", "{new}", "--hold-out", "30"], "--hold-out: expected an int in 0..29, got 30"),
     "out is a file": (["train", "--out", "{file}"], "file cannot be written to"),
     "out is below a file": (["train", "--out", "{file}/run", *TINY], "cannot be written to"),
+    "resume nothing": (["train", "--out", "{new}", "--resume"], "holds no run: config.json cannot be read"),
+    "resume with options": (
+        ["train", "--out", "{new}", "--resume", "--steps", "9"],
+        "--steps: with --resume a run goes",
+    ),
+    "no such process": (
+        ["train", "--out", "{new}", "--num-processes", "2", "--process-id", "2"],
+        "expected a number in 0..1",
+    ),
+    "no coordinator": (["train", "--out", "{new}", "--num-processes", "2"], "--coordinator: expected HOST:PORT"),
     "evaluate nothing": (["evaluate", "{new}"], "holds no run: config.json cannot be read"),
 }
 
@@ -219,8 +231,12 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(arguments, message, tm
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 def copy(run, tmp_path):
-    for path in run[1].iterdir():
+    for path in filter(Path.is_file, run[1].iterdir()):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path, tmp_path / f"weights_{MODELS[run[0]][-1]}.safetensors"
 
@@ -293,22 +309,30 @@ def test_without_optax_the_core_loads_and_the_command_line_says_what_it_needs():
     assert re.fullmatch(r"jaxlstm: error: .*pip install 'jaxlstm\[tasks\]' .*\n", result.stderr)
 
 
-def test_ctrl_c_saves_the_last_finished_step(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_saves_the_last_finished_step_and_the_run_goes_on(run, number, code, monkeypatch, tmp_path, capsys):
+    task, directory, printed = run
+    if task != "vowels":
+        pytest.skip("one task is enough")
     batches = tasks._train._batches
 
     def interrupted(recipe, problem):
         for step, batch in enumerate(batches(recipe, problem)):
-            if step == 1:
-                signal.raise_signal(signal.SIGINT)
+            if step == 0:
+                signal.raise_signal(number)
             yield batch
 
-    monkeypatch.setattr(tasks._train, "_batches", interrupted)
-    code, _, err = say(
-        capsys, "train", "adding", "--cell", "rnn", "--length", "5", "--layers", "2", "--out", tmp_path / "run", *TINY
-    )
-    assert code == 130
-    assert err == f"jaxlstm: training stopped after step 2; its weights are in {tmp_path / 'run'}\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks._train, "_batches", interrupted)
+        answer, _, err = say(capsys, "train", task, "--out", tmp_path / "run", *TINY, *RUNS[task])
+    assert answer == code
+    how = f"jaxlstm train --out {tmp_path / 'run'} --resume"
+    assert err == f"jaxlstm: training stopped after step 1; to go on: {how}\n"
     assert say(capsys, "evaluate", tmp_path / "run")[0] == 0
+    answer, out, _ = say(capsys, *how.split()[1:])
+    assert (answer, out.splitlines()[:-1]) == (0, printed.splitlines()[:-1])
+    for name in ("metrics.csv", f"weights_{MODELS[task][0]}.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (directory / name).read_bytes()
 
 
 def test_ctrl_c_before_the_first_step_is_no_traceback(monkeypatch, tmp_path, capsys):
@@ -362,6 +386,31 @@ def test_importing_the_library_loads_neither_training_nor_tasks():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "jaxlstm", "train", "--hidden-size", "4", "--steps", "3", "--batch-size", "6"]
+    many = ["--out", str(tmp_path / "two"), "--num-processes", "2", "--coordinator", coordinator, "--process-id"]
+    variants = [["--out", str(tmp_path / "one")], [*many, "0"], [*many, "1"]]
+    programs = [subprocess.Popen([*command, *variant], stdout=subprocess.PIPE, text=True) for variant in variants]
+    try:
+        printed = [program.communicate(timeout=300)[0] for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+    assert [program.returncode for program in programs] == [0, 0, 0]
+    assert figures(printed[1]) == figures(printed[0])
+    assert not figures(printed[2])
+    one, two = (
+        list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines())) for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 4
+    for row, other in zip(one[1:], two[1:], strict=True):
+        assert float(row["loss.0"]) == pytest.approx(float(other["loss.0"]), rel=1e-4)
 
 
 def figures(out):

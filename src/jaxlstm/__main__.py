@@ -31,17 +31,26 @@ OPTIONS: dict[str, tuple[type, str, str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr."""
+    """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr.
+
+    SIGTERM, which schedulers send, is no failure once the run is saved: 0, and a sentence that says how to go on.
+    """
     try:
         return _run(arguments)
     except _MistakeError as error:
         return _say(error, MISTAKE)
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted", INTERRUPTED)
+    except _TerminatedError as error:
+        return _say(error, 0)
 
 
 class _MistakeError(Exception):
     """What a user asked for cannot be done; the message is one sentence."""
+
+
+class _TerminatedError(Exception):
+    """SIGTERM ended a run, which is saved; the message is one sentence."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,17 +77,48 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _train(tasks: Any, task: str, out: Path, **options: Any) -> None:
+def _train(
+    tasks: Any,
+    task: str,
+    out: Path,
+    resume: bool,
+    num_processes: int,
+    process_id: int,
+    coordinator: str | None,
+    **options: Any,
+) -> None:
     began = time.perf_counter()
+    if num_processes > 1:
+        _connect(num_processes, process_id, coordinator)
     given = {name: value for name, value in options.items() if value is not None}
-    recipe = _recipe(tasks.TASKS[task].recipe, given)
+    if resume and given:
+        raise _MistakeError(f"{_flag(next(iter(given)))}: with --resume a run goes on with the options that it has")
+    progress = sys.stderr.isatty()
     try:
-        print(tasks.train(recipe, out, progress=sys.stderr.isatty()))
-    except KeyboardInterrupt as error:
-        if not str(error):  # before the first step, or the second Ctrl-C
+        if resume:
+            report = tasks.resume(out, progress=progress)
+        else:
+            report = tasks.train(_recipe(tasks.TASKS[task].recipe, given), out, progress=progress)
+    except (KeyboardInterrupt, tasks.Terminated) as error:
+        if not str(error):  # before the first step, or the second Ctrl-C or SIGTERM
             raise
-        raise KeyboardInterrupt(f"{error}; its weights are in {out}") from error
-    print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
+        stopped = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else _TerminatedError
+        sentence = str(error).partition(";")[0]
+        raise stopped(f"{sentence}; to go on: jaxlstm train --out {out} --resume") from error
+    if process_id == 0:
+        print(report)
+        print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
+
+
+def _connect(num_processes: int, process_id: int, coordinator: str | None) -> None:
+    """Make this process one of several; every one of them is started with the same command line, but for its number."""
+    from jaxlstm.training._processes import connect
+
+    if not 0 <= process_id < num_processes:
+        raise _MistakeError(f"--process-id: expected a number in 0..{num_processes - 1}, got {process_id}")
+    if coordinator is None:
+        raise _MistakeError("--coordinator: expected HOST:PORT of the process 0, got nothing")
+    connect(num_processes=num_processes, process_id=process_id, coordinator=coordinator)
 
 
 def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
@@ -111,6 +151,15 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         help="one of those above (default: vowels)",
     )
     train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR, from its last checkpoint, with its own options",
+    )
+    several = "of several processes that train one model, a part of each batch each"
+    train.add_argument("--num-processes", metavar="N", type=int, default=1, help=f"the number {several} (default: 1)")
+    train.add_argument("--process-id", metavar="I", type=int, default=0, help="which of them this is, from 0 on")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, the same for all")
     for name, (kind, metavar, text) in OPTIONS.items():
         train.add_argument(_flag(name), metavar=metavar, type=kind, help=f"{text} (default: {_defaults(tasks, name)})")
     evaluate = commands.add_parser(

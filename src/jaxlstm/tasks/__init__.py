@@ -1,10 +1,11 @@
 """Tasks that show what the cells do, on real and generated sequences; the work behind the command line.
 
-One file a task; `train` and `evaluate` run any of them. Needs the extra ``jaxlstm[tasks]``.
+One file a task; `train`, `resume` and `evaluate` run any of them. Needs the extra ``jaxlstm[tasks]``.
 """
 
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
-from jaxlstm.tasks._train import TASKS, evaluate, train
+from jaxlstm.tasks._train import TASKS, evaluate, resume, train
+from jaxlstm.training import Terminated
 
-__all__ = ["CELLS", "TASKS", "Problem", "Recipe", "RunError", "Task", "evaluate", "train"]
+__all__ = ["CELLS", "TASKS", "Problem", "Recipe", "RunError", "Task", "Terminated", "evaluate", "resume", "train"]

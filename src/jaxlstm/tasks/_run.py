@@ -1,10 +1,11 @@
 """A run's directory: what is in it, how it comes to be, and how it is read back."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import jax
 from jaxlstm import _checks, interop
 from jaxlstm._types import Params
 from jaxlstm.tasks._task import Recipe
+from jaxlstm.training import CheckpointError
 
 CONFIG, METRICS, LEARNING_CURVE = "config.json", "metrics.csv", "learning_curve.png"
+CHECKPOINTS = "checkpoints"
 
 
 class RunError(Exception):
@@ -52,6 +55,15 @@ def refuse_existing(directory: Path) -> None:
     for pattern in (CONFIG, METRICS, "*.safetensors", "*.png"):
         if found := sorted(directory.glob(pattern)):
             raise RunError(f"{directory} already holds a run ({found[0].name}); choose another directory")
+
+
+@contextlib.contextmanager
+def errors_of_checkpoints() -> Iterator[None]:
+    """What training says of checkpoints, as a RunError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
 
 
 def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:

@@ -32,9 +32,11 @@ from jaxlstm.tasks import (
 )
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
-from jaxlstm.training import TrainState, fit, init_state, make_train_step
+from jaxlstm.training import Checkpoints, TrainState, fit, init_state, make_train_step
+from jaxlstm.training._mesh import DATA, MeshStep
 from jaxlstm.training._optimizers import GradientTransformation, clipped_adam, per_model
-from jaxlstm.training._step import LossFn
+from jaxlstm.training._processes import is_first, local
+from jaxlstm.training._step import LossFn, TrainStep
 
 TASKS: dict[str, Task] = {
     task.recipe.task: task
@@ -55,53 +57,75 @@ TASKS: dict[str, Task] = {
     )
 }
 
+MINUTES = 10  # between checkpoints, at most
+
 Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
 
 
-def train(recipe: Recipe, directory: Path, *, progress: bool = False) -> str:
+def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bool = False) -> str:
     """Train the recipe's models and leave the run in a directory.
 
     Args:
       recipe: what to train.
-      directory: gets config.json, metrics.csv, the weights, and two pictures.
+      directory: gets config.json, metrics.csv, the weights, two pictures, and checkpoints: one after each evaluation,
+        every few minutes, and at the end.
       progress: show a bar.
+      resume: go on from the latest checkpoint of the run in the directory, whose recipe this is.
 
     Returns:
       The test figures, a line for each cell.
 
     Raises:
-      RunError: if the directory holds a run already; nothing is written then.
-      KeyboardInterrupt: after Ctrl-C; the weights of the last finished step are saved.
+      RunError: if the directory holds a run already, and nothing is written then; if there is nothing to resume, or a
+        checkpoint cannot be written.
+      KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
     if recipe.file is not None:
         recipe = dataclasses.replace(recipe, file=str(Path(recipe.file).absolute()))  # evaluate may run elsewhere
-    _run.refuse_existing(directory)
-    _require("safetensors", "matplotlib.figure")  # before training, not after it
+    if is_first() and not resume:
+        _run.refuse_existing(directory)
+    _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
-    step = jax.jit(jax.vmap(make_train_step(_loss(problem, networks), optimizer)), donate_argnums=0)
+    step = _step(make_train_step(_loss(problem, networks), optimizer))
     predict = _predictor(problem, networks)
     state = _initial_state(recipe, problem, networks, optimizer)
 
-    _run.create(directory, recipe, jaxlstm.__version__)
-    state = fit(
-        step,
-        state,
-        _batches(recipe, problem),
-        steps=recipe.steps,
-        evaluate=lambda state: _scores(problem, predict(state.params)),
-        evaluate_every=recipe.evaluate_every,
-        log=directory / _run.METRICS,
-        save=lambda state: _save(recipe, directory, state.params),
-        progress=progress,
-    )
-    predictions = predict(state.params)
+    if is_first() and not resume:
+        _run.create(directory, recipe, jaxlstm.__version__)
+    with _run.errors_of_checkpoints():
+        state = fit(
+            step,
+            state,
+            _batches(recipe, problem),
+            steps=recipe.steps,
+            evaluate=lambda state: _scores(problem, predict(local(state.params))),
+            evaluate_every=recipe.evaluate_every,
+            log=directory / _run.METRICS,
+            save=lambda state: _save(recipe, directory, local(state.params)),
+            checkpoints=Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES),
+            resume=resume,
+            progress=progress,
+        )
+    predictions = predict(local(state.params))
+    report = _report(recipe, problem, predictions)
+    if not is_first():
+        return report
     _pictures.learning_curve(
         directory / _run.LEARNING_CURVE, directory / _run.METRICS, recipe.cells, problem.figure, problem.baseline
     )
     first = {cell: np.asarray(values[0]) for cell, values in predictions.items()}
     problem.picture(directory / TASKS[recipe.task].picture_name, first)
-    return _report(recipe, problem, predictions)
+    return report
+
+
+def resume(directory: Path, *, progress: bool = False) -> str:
+    """Go on with the run in a directory from its latest checkpoint, bit for bit as if it had never ended.
+
+    Raises:
+      RunError: if the directory holds no run, or no checkpoint.
+    """
+    return train(_recipe(directory), directory, progress=progress, resume=True)
 
 
 def evaluate(directory: Path) -> str:
@@ -110,13 +134,18 @@ def evaluate(directory: Path) -> str:
     Raises:
       RunError: if the directory holds no run, or one that is damaged.
     """
-    recipe = _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
+    recipe = _recipe(directory)
     problem, networks = _prepare(recipe)
     models = {}
     for cell, network in networks.items():
         template = jax.eval_shape(_init(problem, network), jax.random.key(0))
         models[cell] = _stack([_run.read_weights(directory, cell, seed, template) for seed in _seeds(recipe)])
     return _report(recipe, problem, _predictor(problem, networks)(models))
+
+
+def _recipe(directory: Path) -> Recipe:
+    """That of the run in a directory."""
+    return _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
 
 
 def _require(*packages: str) -> None:
@@ -188,14 +217,37 @@ def _scores(problem: Problem, predictions: Models) -> dict[str, np.ndarray]:
     return {f"{cell}.test": np.stack([problem.score(one) for one in value]) for cell, value in predictions.items()}
 
 
+def _step(train_step: Any) -> TrainStep:
+    """One step of every seed's models; of several processes, each with its part of the sequences."""
+    many = jax.vmap(train_step)
+    if jax.process_count() == 1:
+        return jax.jit(many, donate_argnums=0)
+    return MeshStep(many, jax.sharding.Mesh(np.array(jax.devices()), (DATA,)), 1, None)
+
+
 def _batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
-    """Each seed's batch, stacked."""
+    """Each seed's batch, stacked; of several processes, each has its part of it."""
     for batches in zip(*(problem.batches(seed) for seed in _seeds(recipe)), strict=True):
-        yield jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        yield batch if jax.process_count() == 1 else _part(recipe, batch)
+
+
+def _part(recipe: Recipe, batch: Any) -> Any:
+    """What this process has of a batch that says which of the stored sequences it has: indices ``[S, B]``."""
+    processes = jax.process_count()
+    if np.ndim(batch) != 2:
+        raise _run.RunError(
+            f"the task {recipe.task} makes its batches in the step; several processes cannot share them"
+        )
+    if recipe.batch_size % jax.device_count():
+        raise _run.RunError(f"batch_size: expected what {jax.device_count()} devices divide, got {recipe.batch_size}")
+    return np.split(batch, processes, axis=1)[jax.process_index()]
 
 
 def _save(recipe: Recipe, directory: Path, models: Models) -> None:
     """Each model's weights in a file of its own."""
+    if not is_first():
+        return
     for cell, stacked in models.items():
         for index, seed in enumerate(_seeds(recipe)):
             params = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)

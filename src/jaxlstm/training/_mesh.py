@@ -1,0 +1,195 @@
+"""One training step on many devices: how its state and its batch lie on a mesh, by `NamedSharding` and jit.
+
+The program is that of one device; XLA divides it. What is summed over the batch, the gradients and the loss, is summed
+over the devices, once a step and outside the loops over time.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from jaxlstm import _checks
+from jaxlstm._types import Params
+from jaxlstm.training._state import TrainState
+
+DATA, MODEL = "data", "model"
+Specs = Callable[[Params], Any]  # params -> a tree like them, of PartitionSpecs
+
+
+class MeshStep:
+    """A training step whose state and batch are laid out over a mesh; `lower` is that of a jitted function."""
+
+    def __init__(self, step: Callable[..., Any], mesh: Mesh, batch_axis: Any, param_specs: Specs | None) -> None:
+        # Axes of a type that makes shardings part of an array's type would ask every operation for one.
+        self._mesh = Mesh(mesh.devices, mesh.axis_names)
+        self._batch_axis, self._specs = batch_axis, param_specs or self._last_axis
+
+        @partial(jax.jit, donate_argnums=0)
+        def whole_step(state: TrainState, batch: Any) -> Any:
+            after, metrics = step(state, batch)
+            everywhere = jax.tree.map(lambda leaf: self._sharding(Spec()), metrics)
+            return jax.lax.with_sharding_constraint((after, metrics), (self._layout(after), everywhere))
+
+        self._step = whole_step
+
+    def __call__(self, state: TrainState, batch: Any) -> Any:
+        """Take a step; a state or a batch that lies elsewhere is moved first."""
+        return self._step(*self._placed(state, batch))
+
+    def lower(self, state: TrainState, batch: Any) -> Any:
+        """The step's program for this state and batch, not compiled yet."""
+        return self._step.lower(*self._placed(state, batch))
+
+    def _placed(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        if state.carry is not None:
+            _refuse_uneven(state.carry, self._devices)
+        return place(state, self._layout(state)), self._shard(batch)
+
+    @property
+    def _devices(self) -> int:
+        """Those that each process's share of the batch is divided among."""
+        return max(self._mesh.shape[DATA] // jax.process_count(), 1)
+
+    def _sharding(self, spec: Spec) -> NamedSharding:
+        return NamedSharding(self._mesh, spec)
+
+    def _layout(self, state: TrainState) -> TrainState:
+        """Params by their specs, the optimizer's state as the params that it is of, the carry by its batch axis."""
+        specs = self._specs(state.params)
+        paths = jax.tree_util.tree_leaves_with_path(state.params)
+        leaves = jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, Spec))
+        if len(leaves) != len(paths) or not all(isinstance(leaf, Spec) for leaf in leaves):
+            _checks.reject("param_specs", "to return a PartitionSpec for each of the params", _checks.describe(specs))
+        known = {path: (leaf.shape, spec) for (path, leaf), spec in zip(paths, leaves, strict=True)}
+        for path, (shape, spec) in known.items():
+            self._check_divides(f"params{jax.tree_util.keystr(path)}", shape, spec)
+
+        def of_optimizer(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+            ends = (known[path[start:]] for start in range(len(path) + 1) if path[start:] in known)
+            shape, spec = next(ends, ((), Spec()))
+            return self._sharding(spec if shape == leaf.shape else Spec())
+
+        return TrainState(
+            params=jax.tree.unflatten(jax.tree.structure(state.params), [self._sharding(spec) for spec in leaves]),
+            opt_state=jax.tree_util.tree_map_with_path(of_optimizer, state.opt_state),
+            step=self._sharding(Spec()),  # type: ignore[arg-type]
+            key=self._sharding(Spec()),  # type: ignore[arg-type]
+            carry=jax.tree.map(lambda leaf: self._sharding(Spec(DATA)), state.carry),
+        )
+
+    def _last_axis(self, params: Params) -> Any:
+        """The packed gates, or whatever is last, over the model axis where that divides it; else replicated."""
+        devices = self._mesh.shape.get(MODEL, 1)
+
+        def spec(leaf: Any) -> Spec:
+            divides = devices > 1 and leaf.ndim and leaf.shape[-1] % devices == 0
+            return Spec(*(None,) * (leaf.ndim - 1), MODEL) if divides else Spec()
+
+        return jax.tree.map(spec, params)
+
+    def _check_divides(self, name: str, shape: tuple[int, ...], spec: Spec) -> None:
+        for size, axes in zip(shape, spec, strict=False):
+            names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+            devices = int(np.prod([self._mesh.shape[axis] for axis in names], dtype=int))
+            if size % devices:
+                _checks.reject(name, f"axes that the mesh divides ({axes!r}: {devices} devices)", f"shape {shape}")
+
+    def _shard(self, batch: Any) -> Any:
+        """The batch over the data axis, filled up with zeros to what its devices divide."""
+        axes = _axes(self._batch_axis, batch)
+        _refuse_unmasked(batch, axes, self._devices)
+
+        def leaf(array: Any, axis: int) -> jax.Array:
+            sharding = self._sharding(Spec(*(None,) * axis, DATA))
+            array = _filled(array, axis, self._devices)
+            if jax.process_count() == 1:
+                return jax.device_put(array, sharding)
+            return jax.make_array_from_process_local_data(sharding, np.asarray(array))
+
+        return jax.tree.map(leaf, batch, axes)
+
+
+def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any) -> None:
+    """A mesh with an axis "data", or None and no option that needs one."""
+    if mesh is None:
+        if param_specs is not None:
+            _checks.reject("mesh", "a jax.sharding.Mesh, since param_specs is given", None)
+        return
+    if not isinstance(mesh, Mesh):
+        _checks.reject("mesh", "a jax.sharding.Mesh", _checks.describe(mesh), TypeError)
+    if DATA not in mesh.axis_names:
+        _checks.reject("mesh", f"an axis named {DATA!r}", mesh.axis_names)
+    if mesh.shape[DATA] % jax.process_count():
+        _checks.reject("mesh", f"a {DATA!r} axis that {jax.process_count()} processes divide", mesh.shape[DATA])
+    for axis in jax.tree.leaves(batch_axis):
+        if isinstance(axis, bool) or not isinstance(axis, int) or axis < 0:
+            _checks.reject("batch_axis", "axes from 0 on", axis)
+    if param_specs is not None:
+        _checks.check_function("param_specs", param_specs)
+
+
+def place(state: TrainState, layout: TrainState) -> TrainState:
+    """The state in this layout; leaves that lie so already are the same arrays."""
+    if jax.process_count() == 1:
+        return jax.device_put(state, layout)
+
+    def leaf(array: Any, sharding: NamedSharding) -> jax.Array:
+        """Across processes, from the whole array, which each of them has."""
+        if not array.is_fully_addressable:
+            return array
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = jax.random.key_data(array)
+            return jax.random.wrap_key_data(leaf(data, sharding), impl=jax.random.key_impl(array))
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(leaf, state, layout)
+
+
+def _axes(batch_axis: Any, batch: Any) -> Any:
+    """The batch axis of every leaf, from a tree that may end above the leaves."""
+
+    def check(path: Any, leaf: Any, axis: int) -> int:
+        if np.ndim(leaf) <= axis:
+            name = f"batch{jax.tree_util.keystr(path)}"
+            _checks.reject(name, f"an axis {axis} (batch_axis)", _checks.describe(leaf))
+        return axis
+
+    try:
+        axes = jax.tree.map(lambda axis, part: jax.tree.map(lambda leaf: axis, part), batch_axis, batch)
+    except ValueError as error:
+        _checks.reject("batch_axis", "an int, or a tree of them like the batch", f"{batch_axis} ({error})")
+    return jax.tree_util.tree_map_with_path(check, batch, axes)
+
+
+def _filled(array: Any, axis: int, devices: int) -> Any:
+    missing = -array.shape[axis] % devices
+    if not missing:
+        return array
+    pad = jnp.pad if isinstance(array, jax.Array) else np.pad
+    return pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)])
+
+
+def _refuse_unmasked(batch: Any, axes: Any, devices: int) -> None:
+    """Sequences that fill up a batch must not count, which a loss can know from a mask alone."""
+    leaves = list(zip(jax.tree.leaves(batch), jax.tree.leaves(axes), strict=True))
+    uneven = [leaf.shape[axis] for leaf, axis in leaves if leaf.shape[axis] % devices]
+    if uneven and not any(leaf.dtype == bool for leaf, _ in leaves):
+        _checks.reject(
+            "batch",
+            f"as many sequences as {devices} devices divide, or a bool mask in it (False for those that fill it up)",
+            f"{uneven[0]} sequences and no mask",
+        )
+
+
+def _refuse_uneven(carry: Any, devices: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if leaf.ndim < 1 or leaf.shape[0] % devices:
+            name = f"carry{jax.tree_util.keystr(path)}"
+            _checks.reject(name, f"a first axis, of sequences, that {devices} devices divide", f"shape {leaf.shape}")

@@ -1,0 +1,53 @@
+"""Several processes that train one model: what they must agree on, and what each has of an array."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+AGREE_EVERY = 10  # steps; agreeing waits for the devices, and for every process
+
+
+def connect(*, num_processes: int, process_id: int, coordinator: str) -> None:
+    """Make this process one of several; before anything else that JAX does."""
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes logs."""
+    return jax.process_index() == 0
+
+
+def agreed(step: int, stop: int | None, overdue: bool) -> tuple[int | None, bool]:
+    """A signal that any process was sent, and whether the first one finds that time is up.
+
+    With several processes they ask each other every few steps only, and act at the same step.
+    """
+    if jax.process_count() == 1:
+        return stop, overdue
+    if step % AGREE_EVERY:
+        return None, False
+    everyone = multihost_utils.process_allgather(np.array([stop or 0, overdue], np.int32))
+    return int(everyone[:, 0].max()) or None, bool(everyone[0, 1])
+
+
+def meet(where: str) -> None:
+    """Return when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def gathered(value: bytes) -> list[bytes]:
+    """What each process has to say, process by process."""
+    if jax.process_count() == 1:
+        return [value]
+    sizes = multihost_utils.process_allgather(np.array([len(value)], np.int32)).ravel()
+    padded = np.frombuffer(value.ljust(int(sizes.max()), b" "), np.uint8)
+    everyone = multihost_utils.process_allgather(padded)
+    return [row.tobytes()[:size] for row, size in zip(everyone, sizes, strict=True)]
+
+
+def local(tree: Any) -> Any:
+    """Replicated arrays as arrays of this process alone, with which it may compute what others do not."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if jax.process_count() > 1 else tree

@@ -1,0 +1,169 @@
+"""Run by test_mesh.py in a process with eight virtual devices: one device's results, on many."""
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as Spec
+
+import jaxlstm as jl
+from jaxlstm.training import Checkpoints, fit, init_state, make_train_step, squared_error
+
+CELL = jl.LSTMCell(8)
+PARAMS = {"cell": CELL.init(jax.random.key(0), 3), "head": jnp.ones((8, 1), jnp.float32)}
+OPTIMIZER = optax.adam(0.1)
+
+
+def mesh(**axes):
+    return Mesh(np.array(jax.devices()).reshape(*axes.values()), tuple(axes))
+
+
+def start(carry=None):
+    return init_state(PARAMS, OPTIMIZER, jax.random.key(1), carry=carry)
+
+
+def make_batch(sequences, steps=5):
+    draw = np.random.default_rng(0)
+    xs = draw.normal(size=(steps, sequences, 3)).astype(np.float32)
+    return {"xs": xs, "lengths": draw.integers(0, steps + 1, sequences), "mask": draw.random(sequences) < 0.8}
+
+
+AXES = {"xs": 1, "lengths": 0, "mask": 0}
+
+
+def answers(params, batch, carry=None):
+    carry, ys = jl.unroll(CELL, params["cell"], batch["xs"], carry, lengths=batch["lengths"])
+    return carry, (ys.sum(0) @ params["head"])[:, 0]
+
+
+def loss_fn(params, batch, key):
+    _, predictions = answers(params, batch)
+    return squared_error(predictions, jnp.ones_like(predictions), batch["mask"]), {"of the first": predictions[:1]}
+
+
+def three_steps(train_step, batch, state=None):
+    state = start() if state is None else state
+    for _ in range(3):
+        state, metrics = train_step(state, batch)
+    return state, metrics
+
+
+def assert_close(got, expected, rtol=1e-4):
+    got, expected = (jax.tree.map(np.asarray, tree) for tree in (got, expected))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=1e-5), got, expected)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return make_train_step(loss_fn, OPTIMIZER)
+
+
+def hidden_axis(params):
+    cell = jl.LSTMParams(w_ih=Spec(), w_hh=Spec("model"), b=Spec())
+    return {"cell": cell, "head": Spec("model")}
+
+
+LAYOUTS = {
+    "data": ({"data": 8}, 16, None),
+    "a batch that does not divide": ({"data": 8}, 13, None),
+    "data and the gates": ({"data": 4, "model": 2}, 16, None),
+    "data and the hidden axis": ({"data": 2, "model": 4}, 16, hidden_axis),
+}
+
+
+@pytest.mark.parametrize(("axes", "sequences", "specs"), LAYOUTS.values(), ids=LAYOUTS)
+def test_results_are_those_of_one_device(alone, axes, sequences, specs):
+    batch = make_batch(sequences)
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(**axes), batch_axis=AXES, param_specs=specs)
+    state, metrics = three_steps(train_step, batch)
+    expected, expected_metrics = three_steps(alone, batch)
+    assert_close((state.params, state.opt_state, metrics), (expected.params, expected.opt_state, expected_metrics))
+    w_hh, momentum = state.params["cell"].w_hh, state.opt_state[0].mu["cell"].w_hh
+    assert w_hh.sharding == momentum.sharding
+    rows, columns = w_hh.sharding.shard_shape(w_hh.shape)
+    model = axes.get("model", 1)
+    assert (rows, columns) == ((8 // model, 32) if specs else (8, 32 // model))
+    assert jax.random.key_data(state.key).tolist() == jax.random.key_data(expected.key).tolist()
+
+
+def test_a_carried_state_lies_with_its_sequences():
+    def loss_fn(params, carry, batch, key):
+        carry, predictions = answers(params, batch, carry)
+        return jnp.mean(predictions), (carry, {})
+
+    carry, batch = CELL.init_carry(PARAMS["cell"], (16,)), make_batch(16)
+    spread = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES)
+    state, metrics = three_steps(spread, batch, start(carry))
+    expected, expected_metrics = three_steps(make_train_step(loss_fn, OPTIMIZER), batch, start(carry))
+    assert_close((state.carry, metrics), (expected.carry, expected_metrics))
+    assert state.carry.h.sharding.shard_shape((16, 8)) == (2, 8)
+    with pytest.raises(ValueError, match=r"carry.h: expected a first axis, of sequences, that 8 devices divide, got"):
+        spread(start(CELL.init_carry(PARAMS["cell"], (13,))), make_batch(13))
+
+
+def test_what_devices_tell_each_other_does_not_grow_with_time():
+    """Nor does any of it stand in a loop: all is in the entry of the compiled program."""
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES)
+    state, sizes = start(), []
+    for steps in (5, 10):
+        text = train_step.lower(state, make_batch(16, steps)).compile().as_text()
+        inside, entry = text.split("\nENTRY ")
+        assert not collectives(inside)
+        sizes.append(collectives(entry))
+    assert sizes[0] == sizes[1] > 0
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(PARAMS))
+    assert sizes[0] < 1.5 * weights
+
+
+def collectives(text):
+    """Bytes that come out of them, for float32 and for what is as long."""
+    found = re.findall(r"= (.*) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)", text)
+    shapes = (shape for line in found for shape in re.findall(r"\w+\[([\d,]*)\]", line))
+    return sum(4 * int(np.prod([int(size) for size in shape.split(",") if size], dtype=int)) for shape in shapes)
+
+
+def test_a_batch_without_a_mask_must_divide():
+    train_step = make_train_step(lambda p, b, k: (p["head"].sum() * b.sum(), {}), OPTIMIZER, mesh=mesh(data=8))
+    with pytest.raises(ValueError, match="batch: expected as many sequences as 8 devices divide, or a bool mask"):
+        train_step(start(), np.zeros((5, 13, 3), np.float32))
+
+
+def test_layouts_that_cannot_be_are_named():
+    def step(**options):
+        return make_train_step(loss_fn, OPTIMIZER, **options)(start(), make_batch(16))
+
+    with pytest.raises(ValueError, match=r"batch\['lengths'\]: expected an axis 1 \(batch_axis\), got int64\[16\]"):
+        step(mesh=mesh(data=8))
+    specs = {"cell": jl.LSTMParams(w_ih=Spec("model"), w_hh=Spec(), b=Spec()), "head": Spec()}
+    with pytest.raises(ValueError, match=r"params\['cell'\].w_ih: expected axes that the mesh divides .*2 devices"):
+        step(mesh=mesh(data=4, model=2), batch_axis=AXES, param_specs=lambda params: specs)
+    with pytest.raises(ValueError, match="param_specs: expected to return a PartitionSpec for each of the params"):
+        step(mesh=mesh(data=4, model=2), batch_axis=AXES, param_specs=lambda params: Spec())
+    with pytest.raises(ValueError, match="mesh: expected an axis named 'data', got"):
+        step(mesh=mesh(rows=8), batch_axis=AXES)
+    with pytest.raises(ValueError, match="batch_axis: expected axes from 0 on, got -1"):
+        step(mesh=mesh(data=8), batch_axis=-1)
+
+
+def test_checkpoints_go_from_eight_devices_to_one_and_back(alone):
+    """The folder comes with a checkpoint of one device's step 1; it goes on with eight, to step 3."""
+    checkpoints = Checkpoints(Path(os.environ["JAXLSTM_TEST_CHECKPOINTS"]))
+    options = {"batches": [make_batch(16)] * 3, "steps": 3, "progress": False}
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=4, model=2), batch_axis=AXES)
+    state = fit(train_step, start(), **options, checkpoints=checkpoints, resume=True)
+    expected = fit(alone, start(), **options)
+    assert checkpoints.steps == (1, 3)
+    assert_close(state.params, expected.params)
+    one = checkpoints.restore(start())
+    assert one.params["head"].sharding.num_devices == 1
+    jax.tree.map(np.testing.assert_array_equal, one.params, state.params)
+    eight = checkpoints.restore(state)
+    assert eight.params["cell"].w_hh.sharding == state.params["cell"].w_hh.sharding
+    jax.tree.map(np.testing.assert_array_equal, eight.params, state.params)
