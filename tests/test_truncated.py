@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 T, B, I = 7, 3, 2  # noqa: E741
 CELL = jl.RNNCell(3)
 PARAMS = jax.tree.map(lambda leaf: leaf + 0.1, CELL.init(KEY, I, dtype=jnp.float64))
-XS, WEIGHTS = (jax.random.normal(key, shape) for key, shape in zip(jax.random.split(KEY), [(T, B, I), (T, B, 3)]))
+XS, WEIGHTS = jax.random.normal(KEY, (T, B, I)), jax.random.normal(jax.random.key(1), (T, B, 3))
 CARRY = jl.RNNCarry(jnp.full((B, 3), 0.3))
 LENGTHS = jnp.array([7, 4, 0])
 MASK = jnp.asarray(np.random.default_rng(0).random((T, B)) < 0.8)
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named(options, message):
 @pytest.mark.parametrize("network", [jl.Bidirectional(jl.RNNCell(2)), jl.Layer(jl.RNNCell(2), reverse=True)])
 def test_layers_that_run_backward_are_refused(network):
     stack = jl.Stack(jl.Stack(jl.RNNCell(2), network))
-    with pytest.raises(ValueError, match="network: expected layers that run forward alone, got .*RNNCell"):
+    with pytest.raises(ValueError, match=r"network: expected layers that run forward alone, got .*RNNCell"):
         jl.truncated(stack, stack.init(KEY, I), XS, k1=2, k2=2)
 
 
