@@ -19,7 +19,7 @@ SOURCE = Path(jl.__file__).parent
 
 def test_exported_names():
     names = {"Cell", "LSTMCell", "GRUCell", "RNNCell", "LSTMParams", "GRUParams", "RNNParams", "LSTMCarry", "RNNCarry"}
-    names |= {"Gates", "lstm_gates", "lstm_transition", "unroll", "Layer", "Bidirectional", "Stack"}
+    names |= {"Gates", "lstm_gates", "lstm_transition", "unroll", "truncated", "Layer", "Bidirectional", "Stack"}
     assert names <= set(jl.__all__)
     public = {name for name, value in vars(jl).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert public == set(jl.__all__)
@@ -47,6 +47,7 @@ INIT = "self, key, input_size, *, dtype=float32"
 INIT_CARRY = "self, params, batch_shape=(), *, dtype=None"
 SIGNATURES = {
     "unroll": f"cell, params, xs, carry=None, *, {SEQUENCE}, reverse=False, {SCAN}",
+    "truncated": f"network, params, xs, carry=None, *, k1, k2, {SEQUENCE}, {SCAN}",
     "lstm_gates": "z, *, gate_fn=sigmoid, activation_fn=tanh",
     "lstm_transition": "gates, c, *, activation_fn=tanh",
     "Layer": "cell, *, reverse=False",
@@ -126,6 +127,7 @@ ORDER = [
     "_unroll",
     "_network",
     "_layers",
+    "_truncated",
 ]
 OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__"}
 MODULES = {

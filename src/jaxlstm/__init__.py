@@ -10,6 +10,7 @@ carry, ys = jl.unroll(cell, params, xs)     # xs [T, *batch, 64] -> ys [T, *batc
 from jaxlstm._init import chrono, orthogonal, torch_uniform
 from jaxlstm._layers import Bidirectional, Layer, Stack
 from jaxlstm._network import Network
+from jaxlstm._truncated import truncated
 from jaxlstm._types import Cell, RNNCarry
 from jaxlstm._unroll import unroll
 from jaxlstm.cells import (
@@ -57,5 +58,6 @@ __all__ = [
     "lstm_transition",
     "orthogonal",
     "torch_uniform",
+    "truncated",
     "unroll",
 ]

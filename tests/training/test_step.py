@@ -131,7 +131,7 @@ MISTAKES = {
     "reports the loss": (
         lambda p, b, k: (p["w"].sum(), {"loss": 1}),
         ValueError,
-        r"'loss' and 'grad_norm'.*\['loss'\]",
+        r"other than 'loss', 'grad_norm'.*\['loss'\]",
     ),
 }
 

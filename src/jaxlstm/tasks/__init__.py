@@ -4,7 +4,8 @@ One file a task; `train` and `evaluate` run any of them. Needs the extra ``jaxls
 """
 
 from jaxlstm.tasks._run import RunError
+from jaxlstm.tasks._sample import sample
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
 from jaxlstm.tasks._train import TASKS, evaluate, train
 
-__all__ = ["CELLS", "TASKS", "Problem", "Recipe", "RunError", "Task", "evaluate", "train"]
+__all__ = ["CELLS", "TASKS", "Problem", "Recipe", "RunError", "Task", "evaluate", "sample", "train"]

@@ -1,13 +1,28 @@
-"""Training with Optax: a state, a jitted step, masked losses, a plain loop. The only importer of Optax.
+"""Training with Optax: a state, a jitted step, masked losses, a plain loop, checkpoints. The only importer of Optax.
 
 state = init_state(params, optimizer, key)
 train_step = make_train_step(loss_fn, optimizer)        # loss_fn(params, batch, key) -> (loss, metrics)
-state = fit(train_step, state, batches, steps=1000)
+state = fit(train_step, state, batches, steps=1000, checkpoints=Checkpoints("run", every=100))
 """
 
+from jaxlstm.training._checkpoints import Checkpoints
+from jaxlstm.training._errors import CheckpointError, Terminated
 from jaxlstm.training._fit import fit
+from jaxlstm.training._guard import skip_nonfinite
 from jaxlstm.training._losses import cross_entropy, masked_mean, squared_error
 from jaxlstm.training._state import TrainState, init_state
 from jaxlstm.training._step import make_train_step
 
-__all__ = ["TrainState", "cross_entropy", "fit", "init_state", "make_train_step", "masked_mean", "squared_error"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Terminated",
+    "TrainState",
+    "cross_entropy",
+    "fit",
+    "init_state",
+    "make_train_step",
+    "masked_mean",
+    "skip_nonfinite",
+    "squared_error",
+]

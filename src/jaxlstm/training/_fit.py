@@ -2,10 +2,7 @@
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -13,7 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxlstm import _checks
+from jaxlstm.training._checkpoints import Checkpoints, Writer
+from jaxlstm.training._data import Batches
+from jaxlstm.training._guard import Watch, check_guards
 from jaxlstm.training._log import Log
+from jaxlstm.training._signals import deferred, ending
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics, TrainStep
 
@@ -29,12 +30,15 @@ def fit(
     log: str | os.PathLike[str] | None = None,
     log_every: int = 1,
     save: Callable[[TrainState], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> TrainState:
     """Train for a number of steps: ``state, metrics = train_step(state, batch)``, once for each batch.
 
-    Ctrl-C lets the running step finish, saves, and raises KeyboardInterrupt; a second one interrupts at once. (In the
-    main thread, where Python delivers it. A step cut short would have given its state away and returned none.)
+    Ctrl-C and SIGTERM let the running step finish, save, and raise KeyboardInterrupt or `Terminated`; a second one ends
+    it at once. (In the main thread, where Python delivers them. A step cut short would have given its state away and
+    returned none.)
 
     Args:
       train_step: what `make_train_step` made, or anything like it.
@@ -46,10 +50,15 @@ def fit(
       evaluate_every: in steps; None means at the two ends only.
       log: a CSV file with the columns "step", the step's metrics, and what `evaluate` returns, empty where it was not
         called. What has the shape [S] gets S columns, "name.0" to "name.S-1". A state at step 0 begins the file anew;
-        any other goes on writing at its end.
+        any other goes on below the row of its step.
       log_every: log, and show, every so many steps; evaluations are always logged.
-      save: a function of the state, called once: after the last step, or after the last finished one when Ctrl-C or a
-        shortage of batches ends the training early.
+      save: a function of the state, called once: after the last step, or after the last finished one when a signal or
+        a shortage of batches ends the training early.
+      checkpoints: where and when to save the whole state and the position in the data; at the end in any case.
+      resume: go on from the latest checkpoint, bit for bit as if the run had never ended. All other arguments are those
+        of the run that it goes on with, a fresh state and fresh batches included; `steps` counts from that state. An
+        iterator with get_state and set_state, as Grain's, is set to where it was; of any other iterable as many batches
+        are drawn and dropped as there were steps. Rows of the log after the checkpoint's step are cut.
       progress: show a bar with the current loss.
 
     Returns:
@@ -57,7 +66,9 @@ def fit(
 
     Raises:
       ValueError, TypeError: if the batches run out before `steps`, or an option has no meaning.
-      KeyboardInterrupt: after Ctrl-C.
+      CheckpointError: if a checkpoint cannot be written, or there is none that fits to resume from; those there stay.
+      FloatingPointError: if `skip_nonfinite` found too many gradients in a row that were not finite.
+      KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM.
 
     >>> import itertools, optax
     >>> from jaxlstm.training import fit, init_state, make_train_step
@@ -71,59 +82,67 @@ def fit(
     every = steps if evaluate_every is None else evaluate_every
     for name, size in (("steps", steps), ("evaluate_every", every), ("log_every", log_every)):
         _checks.check_size(name, size)
-    step = first = int(np.ravel(state.step)[0])
+    if resume and checkpoints is None:
+        _checks.reject("checkpoints", "the Checkpoints to resume from", None)
+    source = Batches(batches)
+    first = _step(state)
     last = first + steps
 
-    with (
-        Log(log, resume=first > 0) as rows,
-        tqdm(total=last, initial=first, disable=not progress, unit=" steps", dynamic_ncols=True) as bar,
-        _interrupts() as interrupted,
-    ):
-        if evaluate:
-            rows.begin(first, evaluate(state))
-        for batch in _take(batches, steps):
-            state, metrics = train_step(state, batch)
-            step += 1
-            due = evaluate and (step % every == 0 or step == last)
-            evaluation = evaluate(state) if evaluate and due else {}
-            if due or step % log_every == 0 or step == last:
-                rows.add(step, metrics, evaluation)
-                bar.set_postfix_str(rows.text, refresh=False)
-            bar.update()
-            if interrupted():
-                break
-        jax.block_until_ready(state)
+    with checkpoints.writer() if checkpoints else contextlib.nullcontext() as writer, deferred() as caught:
+        state = _begin(writer, resume, state, source, steps)
+        step = _step(state)
+        evaluation, stop, watch = {}, None, Watch()
+        with Log(log, after=step) as rows, _bar(last, step, progress) as bar:
+            if evaluate:
+                rows.begin(step, evaluate(state))
+            for batch in source.take(last - step):
+                state, metrics = train_step(state, batch)
+                step += 1
+                due = evaluate and (step % every == 0 or step == last)
+                evaluation = evaluate(state) if evaluate and due else {}
+                if due or step % log_every == 0 or step == last:
+                    rows.add(step, metrics, evaluation)
+                    bar.set_postfix_str(rows.text, refresh=False)
+                bar.update()
+                watch.look(metrics, state.opt_state, step)
+                stop, overdue = caught(), writer is not None and writer.overdue()
+                if writer and (overdue or writer.due(step, evaluation)):
+                    rows.flush()
+                    writer.save(state, step, source, evaluation)
+                if stop:
+                    break
+            jax.block_until_ready(state)
+            check_guards(state.opt_state, step)
+        if writer:
+            writer.save(state, step, source, evaluation)
+            writer.wait()
         if save:
             save(state)
-        if interrupted():
-            raise KeyboardInterrupt(f"training stopped after step {step}")
+        if stop:
+            where = f"; its checkpoint is in {checkpoints.directory}, to resume from" if checkpoints else ""
+            raise ending(stop, f"training stopped after step {step}{where}")
     if step < last:
         _checks.reject("batches", f"{steps} of them (steps)", f"only {step - first}")
     return state
 
 
-def _take(batches: Iterable[Any], count: int) -> Iterator[Any]:
-    """At most `count` batches; drawing one more than needed could block, or waste it."""
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch
+def _step(state: TrainState) -> int:
+    return int(np.ravel(state.step)[0])
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """While this lasts, a first Ctrl-C only makes the function that it yields return True."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # Python has handlers of signals in its main thread alone
-        return
-    caught = False
+def _begin(writer: Writer | None, resume: bool, state: TrainState, source: Batches, steps: int) -> TrainState:
+    """The state to go on from: that of the latest checkpoint if the run resumes, else the one given."""
+    if writer is None:
+        return state
+    first = _step(state)
+    if not resume:
+        writer.refuse_later(first)
+        return state
+    state = writer.resume(state, source, first)
+    if _step(state) > first + steps:
+        _checks.reject("steps", f"at least the {_step(state) - first} that the checkpoint has behind it", steps)
+    return state
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal caught
-        if caught:
-            raise KeyboardInterrupt
-        caught = True
 
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: caught
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+def _bar(last: int, step: int, progress: bool) -> tqdm:
+    return tqdm(total=last, initial=step, disable=not progress, unit=" steps", dynamic_ncols=True)

@@ -19,12 +19,13 @@ class Log:
 
     Args:
       path: the file; None keeps only `text`.
-      resume: write at the end of the file, if there is one with the same columns, instead of beginning it anew.
+      after: the step that the rows come after. 0 begins the file anew; after any other the rows up to it stay, if
+        there is a file with the same columns, and those of later steps, which will come again, are cut.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, *, resume: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, *, after: int) -> None:
         self.text = ""  # the current loss, for a progress bar
-        self._path, self._resume = path, resume
+        self._path, self._after = path, after
         self._file: TextIO | None = None
         self._columns: list[str] = []
         self._evaluated: dict[str, str] = {}
@@ -32,11 +33,11 @@ class Log:
 
     def __enter__(self) -> "Log":
         if self._path is not None:
-            self._file = open(self._path, "a+" if self._resume else "w", newline="", buffering=1)
+            self._file = open(self._path, "a+" if self._after else "w", newline="", buffering=1)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._write()
+        self.flush()
         if self._file:
             self._file.close()
 
@@ -50,9 +51,19 @@ class Log:
         """Hand over a row, and write what was waiting."""
         if not self._columns:
             self._set_columns(metrics)
-        self._write()
+        self.flush()
         # An evaluation may hold arrays of the state, which the next step takes, so it is read at once.
         self._pending.append((step, metrics, _flat(evaluation)))
+
+    def flush(self) -> None:
+        """Write what was waiting; this waits for its step."""
+        while self._columns and self._pending:
+            step, metrics, evaluation = self._pending.pop(0)
+            if "loss" in metrics:
+                self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
+            if self._file:
+                row = {"step": str(step)} | _flat(metrics) | evaluation
+                csv.DictWriter(self._file, self._columns).writerow(row)
 
     def _set_columns(self, metrics: Metrics) -> None:
         flat = _flat(metrics)
@@ -63,20 +74,20 @@ class Log:
         if not self._file:
             return
         self._file.seek(0)
-        header = self._file.readline().rstrip().split(",") if self._resume else [""]
+        header = self._file.readline().rstrip().split(",") if self._after else [""]
         if header == [""]:
             csv.writer(self._file).writerow(self._columns)
         elif header != self._columns:
             _checks.reject("log", f"a file with the columns {self._columns}", header)
+        else:
+            self._cut(self._file)
 
-    def _write(self) -> None:
-        while self._columns and self._pending:
-            step, metrics, evaluation = self._pending.pop(0)
-            if "loss" in metrics:
-                self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
-            if self._file:
-                row = {"step": str(step)} | _flat(metrics) | evaluation
-                csv.DictWriter(self._file, self._columns).writerow(row)
+    def _cut(self, file: TextIO) -> None:
+        """Leave the rows up to the step that the new ones come after; a last row that lacks its end goes too."""
+        end = file.tell()
+        while (row := file.readline()).endswith("\n") and int(row.partition(",")[0]) <= self._after:
+            end = file.tell()
+        file.truncate(end)
 
 
 def _flat(metrics: Metrics) -> dict[str, str]:

@@ -8,12 +8,13 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxlstm import _checks
-from jaxlstm._types import Key, Params
+from jaxlstm._types import Carry, Key, Params
 
 
 class TrainState(NamedTuple):
     """Params, optimizer state, the number of steps taken (int32), and the key that every step's own is folded from.
 
+    And, where a step goes on from the recurrent state that the step before left, that carry; else None.
     A tree of arrays: under `jax.vmap` each leaf leads with an axis of seeds.
     """
 
@@ -21,17 +22,23 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: Int[Array, "*seeds"]
     key: Key
+    carry: Carry | None = None
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, key: Key) -> TrainState:
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, key: Key, *, carry: Carry | None = None
+) -> TrainState:
     """The state before the first step.
 
-    Params and key are copied: a training step gives its state's memory away, and the caller's own arrays must survive.
+    Params, key and carry are copied: a training step gives its state's memory away, and the caller's own arrays must
+    survive.
 
     Args:
       params: a tree of arrays.
       optimizer: any Optax gradient transformation.
       key: a PRNG key. Step n draws from ``jax.random.fold_in(key, n)``, so a run resumes from its step alone.
+      carry: the recurrent state before the first batch, such as ``network.init_carry(params, (batch_size,))``, for
+        batches that go on where the one before ended: then `make_train_step` hands it from step to step.
 
     Returns:
       A `TrainState` at step 0.
@@ -49,7 +56,9 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: Key
     _checks.check_key(key)
     params = copy(params)
     opt_state = copy(optimizer.init(params))  # some optimizers keep the params themselves, and no buffer may come twice
-    return TrainState(params=params, opt_state=opt_state, step=jnp.zeros((), jnp.int32), key=copy(key))
+    return TrainState(
+        params=params, opt_state=opt_state, step=jnp.zeros((), jnp.int32), key=copy(key), carry=copy(carry)
+    )
 
 
 def check_optimizer(optimizer: object) -> None:

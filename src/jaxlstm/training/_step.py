@@ -10,11 +10,14 @@ import optax
 from jaxtyping import Array
 
 from jaxlstm import _checks
-from jaxlstm._types import Key, Params
+from jaxlstm._types import Carry, Params
+from jaxlstm.training._guard import skipped
 from jaxlstm.training._state import TrainState, check_optimizer
 
 Metrics = dict[str, Any]  # arrays by name
-LossFn = Callable[[Params, Any, Key], tuple[Any, Any]]  # (params, batch, key) -> (loss, metrics)
+OWN = ("loss", "grad_norm", "skipped")  # those of the step itself
+# (params, batch, key) -> (loss, metrics), or (params, carry, batch, key) -> (loss, (carry, metrics))
+LossFn = Callable[..., tuple[Any, Any]]
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
@@ -27,12 +30,14 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
 
     Args:
       loss_fn: ``(params, batch, key) -> (loss, metrics)``: a floating-point scalar to minimise, and a dict of whatever
-        else should be reported, ``{}`` for nothing.
+        else should be reported, ``{}`` for nothing. Where the state has a carry, ``(params, carry, batch, key) ->
+        (loss, (carry, metrics))``: the next step is given the carry that this one returns. No gradient enters it.
       optimizer: the Optax gradient transformation that `init_state` was given.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)``, metrics being "loss", "grad_norm" (the Euclidean norm of g over
-      all params, before the optimizer clips or scales it) and what `loss_fn` reports. The state that went in must not
+      all params, before the optimizer clips or scales it), "skipped" where `skip_nonfinite` guards the optimizer, and
+      what `loss_fn` reports. The state that went in must not
       be used again. ``jax.vmap(train_step)`` trains several seeds at once, on a state and batches with a leading axis.
 
     Raises:
@@ -52,36 +57,54 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
 
+    def loss(params: Params, state: TrainState, batch: Any) -> tuple[Array, tuple[Carry, Metrics]]:
+        key = jax.random.fold_in(state.key, state.step)
+        if state.carry is None:
+            value, reported = _pair(loss_fn(params, batch, key), "(loss, metrics)")
+            carry = None
+        else:
+            value, after = _pair(loss_fn(params, state.carry, batch, key), "(loss, (carry, metrics))")
+            carry, reported = _pair(after, "(loss, (carry, metrics))")
+            _check_carry(carry, state.carry)
+        _check_report(value, reported)
+        return value, (carry, reported)
+
     @partial(jax.jit, donate_argnums=0)
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        def loss(params: Params) -> tuple[Array, Metrics]:
-            return _checked(loss_fn(params, batch, jax.random.fold_in(state.key, state.step)))
-
-        (value, reported), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, (carry, reported)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, state, batch)
         with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters with floats
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            metrics = {"loss": value, "grad_norm": _norm(gradient), **reported}
-        return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key), metrics
+            metrics = {"loss": value, "grad_norm": _norm(gradient), **skipped(opt_state), **reported}
+        return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key, carry=carry), metrics
 
     return train_step
 
 
-def _checked(result: Any) -> tuple[Array, Metrics]:
-    """What a loss function returned, once it is found to be a scalar and a dict."""
+def _pair(result: Any, what: str) -> tuple[Any, Any]:
     if not isinstance(result, tuple) or len(result) != 2:
-        _checks.reject("loss_fn", "to return (loss, metrics)", _checks.describe(result), TypeError)
-    loss, reported = result
+        _checks.reject("loss_fn", f"to return {what}", _checks.describe(result), TypeError)
+    return result
+
+
+def _check_report(loss: Any, reported: Any) -> None:
+    """What a loss function returns is a scalar and a dict."""
     if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
         _checks.reject("loss_fn", "to return a floating-point loss", _checks.describe(loss), TypeError)
     if loss.ndim:
         _checks.reject("loss_fn", "to return a scalar loss (take a mean or a sum)", f"one of shape {loss.shape}")
     if not isinstance(reported, dict) or not all(isinstance(name, str) for name in reported):
         _checks.reject("loss_fn", "to return metrics as a dict with str keys", _checks.describe(reported), TypeError)
-    taken = sorted({"loss", "grad_norm"} & set(reported))
+    taken = sorted(set(OWN) & set(reported))
     if taken:
-        _checks.reject("loss_fn", "metrics other than 'loss' and 'grad_norm', which the step reports", taken)
-    return loss, reported
+        _checks.reject("loss_fn", f"metrics other than {', '.join(map(repr, OWN))}, which the step reports", taken)
+
+
+def _check_carry(after: Any, before: Carry) -> None:
+    """A carry keeps its structure, shapes and dtypes from step to step, or every step would compile anew."""
+    got, expected = (jax.tree.map(_checks.describe, carry) for carry in (after, before))
+    if got != expected:
+        _checks.reject("loss_fn", f"to return a carry like the one it was given, {expected}", got, TypeError)
 
 
 def _norm(gradient: Params) -> Array:

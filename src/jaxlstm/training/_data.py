@@ -1,0 +1,50 @@
+"""The position in the data, so that a run goes on with the batch after the last it saw."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jaxlstm import _checks
+
+
+class Batches:
+    """An iterator over batches that can be set to where another one was.
+
+    Where the iterator has get_state and set_state, as Grain's do, these say where. Any other is drawn from as often as
+    steps were taken, and what it gives is dropped: this costs the making of those batches, once, on resuming.
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._iterator = iter(batches)
+        self._has_state = hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state")
+
+    def take(self, count: int) -> Iterator[Any]:
+        """At most `count` batches; drawing one more than needed could block, or waste it."""
+        for _, batch in zip(range(count), self._iterator, strict=False):
+            yield batch
+
+    def position(self) -> Any:
+        """Where the iterator is, as JSON; None where only the number of steps says so."""
+        if not self._has_state:
+            return None
+        state: Any = self._iterator.get_state()  # type: ignore[attr-defined]
+        if isinstance(state, bytes):
+            return {"bytes": base64.b64encode(state).decode()}
+        try:
+            return {"json": json.loads(json.dumps(state))}
+        except TypeError as error:
+            _checks.reject("batches", "get_state() to return bytes or what JSON can hold", error, TypeError)
+
+    def go_to(self, position: Any, steps: int) -> None:
+        """Continue from a position that another iterator over the same data had after `steps` steps."""
+        if (position is None) == self._has_state:
+            kinds = ["without get_state", "with get_state and set_state"]
+            _checks.reject("batches", f"an iterator {kinds[position is not None]}", f"one {kinds[self._has_state]}")
+        if position is None:
+            drawn = sum(1 for _ in self.take(steps))
+            if drawn < steps:
+                _checks.reject("batches", f"{steps} of them, those of the steps that were taken", f"only {drawn}")
+            return
+        state = base64.b64decode(position["bytes"]) if "bytes" in position else position["json"]
+        self._iterator.set_state(state)  # type: ignore[attr-defined]

@@ -1,0 +1,54 @@
+"""One writer at a time in a folder."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxlstm.training._errors import CheckpointError
+
+NAME = "lock"
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Make the folder, and hold the lock of it while this lasts; a process that dies lets it go, however it dies.
+
+    Raises:
+      CheckpointError: if the folder takes no files, or another process holds the lock.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / NAME).open("a+")
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be written to: {error.strerror}") from error
+    with file:
+        if not _acquire(file.fileno()):
+            file.seek(0)
+            raise CheckpointError(f"{directory} is being written to by another run, process {file.read().strip()}")
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _acquire(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _acquire(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

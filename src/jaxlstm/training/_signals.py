@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM: finish the step first."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from jaxlstm.training._errors import Terminated
+
+SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], int | None]]:
+    """While this lasts, a first Ctrl-C or SIGTERM only shows in what is yielded, a function; a second ends the wait.
+
+    In the main thread alone, where Python delivers signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    caught: int | None = None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        if caught is not None:
+            raise ending(number, "")
+        caught = number
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield lambda: caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def ending(number: int, message: str) -> BaseException:
+    """What a signal ends a run with: KeyboardInterrupt, or Terminated."""
+    return SIGNALS[signal.Signals(number)](message)

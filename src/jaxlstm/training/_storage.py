@@ -1,0 +1,203 @@
+"""A training state on disk and back: the one module that knows Orbax.
+
+A checkpoint is a folder named after its step, with two items: "state", every leaf as an array (a typed PRNG key as its
+data), and "jaxlstm", a record in JSON of what the leaves are, so that a state of another model is refused by the name
+of its first leaf that differs. Orbax writes it under another name, and renames it once it is whole.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxlstm
+from jaxlstm import _checks
+from jaxlstm.training._errors import CheckpointError
+from jaxlstm.training._state import TrainState
+
+FORMAT = 1
+STATE, RECORD, DISCARDED = "state", "jaxlstm", "discarded"
+
+
+class Storage:
+    """The checkpoints in one folder.
+
+    Args:
+      directory: an absolute path.
+      keep: how many of the latest to keep, beside the best of those that have a score.
+      write: whether checkpoints will be saved; what a run that was killed left half-written is removed then.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 1, write: bool = False) -> None:
+        self._ocp = _orbax()
+        self._directory = directory
+        with _as_sentence(f"{directory} cannot be opened"):
+            self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
+        # A look at every record, since only our own checkpoints are read, and deleted.
+        self._scores = {step: self.record(step)["score"] for step in self.steps}
+        self._good = self.steps[-1] if self.steps else None
+        self._saving: int | None = None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that have a whole checkpoint."""
+        return tuple(sorted(self._manager.all_steps()))
+
+    @property
+    def best(self) -> int | None:
+        """The step with the highest score; None where there is none."""
+        return _best(self._scores, self.steps)
+
+    def save(self, state: TrainState, step: int, data: Any, score: float | None) -> None:
+        """Begin to save; the arrays are copied before this returns, and written by the time of `wait`."""
+        self.wait()
+        record = {"format": FORMAT, "version": jaxlstm.__version__, "score": score, "data": data}
+        record["leaves"] = _described(state)
+        arrays = {f"{index:04}": _raw(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
+        items = self._ocp.args.Composite(
+            **{STATE: self._ocp.args.StandardSave(arrays), RECORD: self._ocp.args.JsonSave(record)}
+        )
+        self._saving, self._scores[step] = step, score
+        with self._saving_errors():
+            self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Return when all is on disk.
+
+        Raises:
+          CheckpointError: if it could not be written.
+        """
+        with self._saving_errors():
+            self._manager.wait_until_finished()
+        if self._saving is not None:
+            self._good, self._saving = self._saving, None
+        if jax.process_index() == 0:
+            shutil.rmtree(self._directory / DISCARDED, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of threads, and of what Orbax may still say of a save that failed."""
+        with contextlib.suppress(Exception) if self._saving is not None else contextlib.nullcontext():
+            self._manager.close()
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What is said of a checkpoint's leaves, and the position in the data.
+
+        Raises:
+          CheckpointError: if the folder is not a checkpoint of ours, is damaged, or has another format.
+        """
+        path = self._directory / str(step)
+        if not (path / RECORD).is_dir():
+            raise CheckpointError(f"{path} is not a checkpoint of jaxlstm")
+        with _as_sentence(f"{path} is damaged"):
+            items = self._ocp.args.Composite(**{RECORD: self._ocp.args.JsonRestore()})
+            record = self._manager.restore(step, args=items)[RECORD]
+        found = record.get("format") if isinstance(record, dict) else None
+        if found != FORMAT:
+            raise CheckpointError(f"{path} has the format {found}; this version of jaxlstm reads format {FORMAT}")
+        return record
+
+    def restore(self, template: TrainState, step: int) -> TrainState:
+        """The state of a step, laid out over devices as the template is.
+
+        Raises:
+          CheckpointError: if it is damaged, or is that of another model.
+        """
+        path = self._directory / str(step)
+        _check_leaves(path, _described(template), self.record(step)["leaves"])
+        leaves, structure = jax.tree.flatten(template)
+        arrays = {f"{index:04}": _abstract(leaf) for index, leaf in enumerate(leaves)}
+        with _as_sentence(f"{path} is damaged"):
+            items = self._ocp.args.Composite(**{STATE: self._ocp.args.StandardRestore(arrays)})
+            found = self._manager.restore(step, args=items)[STATE]
+        return jax.tree.unflatten(
+            structure, [_like(found[name], leaf) for name, leaf in zip(arrays, leaves, strict=True)]
+        )
+
+    def _options(self, keep: int, write: bool) -> Any:
+        return self._ocp.CheckpointManagerOptions(
+            create=False,
+            cleanup_tmp_directories=write,
+            preservation_policy=_Preservation(self, keep),
+            todelete_subdir=DISCARDED,  # renamed first, so that none is ever half deleted
+        )
+
+    @contextlib.contextmanager
+    def _saving_errors(self) -> Iterator[None]:
+        last = "there is none before it" if self._good is None else f"the last good one is that of step {self._good}"
+        with _as_sentence(f"{self._directory}: the checkpoint of step {self._saving} could not be written; {last}"):
+            yield
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError(f"checkpoints need Orbax: pip install 'jaxlstm[checkpoints]' ({error})") from error
+    return ocp
+
+
+@dataclass
+class _Preservation:
+    """Orbax's question which checkpoints to keep: the latest, and the best of those that are there."""
+
+    storage: Storage
+    latest: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> Sequence[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.latest :], _best(self.storage._scores, steps)}
+        return [step in kept for step in steps]
+
+
+def _best(scores: dict[int, float | None], steps: Sequence[int]) -> int | None:
+    found = [(score, step) for step in steps if (score := scores.get(step)) is not None]
+    return max(found)[1] if found else None
+
+
+@contextlib.contextmanager
+def _as_sentence(sentence: str) -> Iterator[None]:
+    """Whatever Orbax and TensorStore raise, of many types, as a CheckpointError with its first line as the reason."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{sentence} ({reason})") from error
+
+
+def _described(state: TrainState) -> list[list[str]]:
+    """Each leaf's name, and its dtype and shape: JSON."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [[jax.tree_util.keystr(path), _checks.describe(leaf)] for path, leaf in leaves]
+
+
+def _check_leaves(path: Path, expected: list[list[str]], got: Any) -> None:
+    """Refuse another model's state, by the name of the first leaf that differs."""
+    wanted, found = dict(expected), dict(got)
+    for name in (*wanted, *found):
+        want, got = (leaves.get(name, "no such leaf") for leaves in (wanted, found))
+        if want != got:
+            raise CheckpointError(f"{path} does not fit: state{name}: expected {want}, got {got}")
+
+
+def _raw(leaf: Any) -> jax.Array:
+    return jax.random.key_data(leaf) if _typed(leaf) else leaf
+
+
+def _like(array: jax.Array, leaf: Any) -> jax.Array:
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _typed(leaf) else array
+
+
+def _typed(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    raw = jax.eval_shape(_raw, leaf)
+    return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=_raw(leaf).sharding)

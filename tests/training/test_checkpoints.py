@@ -1,0 +1,291 @@
+"""Checkpoints: what they hold, when they are made, which are kept, and every way in which one cannot be had."""
+
+import itertools
+import json
+import resource
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlstm.training import CheckpointError, Checkpoints, Terminated, fit, init_state, make_train_step
+
+OPTIMIZER = optax.adam(0.1)
+CARRY = {"h": jnp.zeros((2, 3), jnp.bfloat16)}
+
+
+def loss_fn(params, carry, batch, key):
+    noise = jax.random.normal(key, batch.shape, batch.dtype)
+    carry = {"h": carry["h"] + batch.astype(jnp.bfloat16)}
+    return jnp.sum((params["w"] - batch - noise + carry["h"].mean(dtype=jnp.float32)) ** 2), (carry, {})
+
+
+TRAIN_STEP = make_train_step(loss_fn, OPTIMIZER)
+
+
+def fresh(size=3):
+    return init_state({"w": jnp.zeros(size, jnp.float32)}, OPTIMIZER, jax.random.key(7, impl="rbg"), carry=CARRY)
+
+
+def data():
+    return (jnp.full(3, n, jnp.float32) for n in itertools.count())
+
+
+def run(directory, steps=6, state=None, batches=None, **options):
+    checkpoints = Checkpoints(directory / "saved", **{"every": 2, **options.pop("where", {})})
+    batches = data() if batches is None else batches
+    state = fresh() if state is None else state
+    options = {"progress": False, "log": directory / "log.csv", "checkpoints": checkpoints, **options}
+    return fit(TRAIN_STEP, state, batches, steps=steps, **options)
+
+
+def raw(state):
+    return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
+
+
+def assert_same(got, expected):
+    jax.tree.map(np.testing.assert_array_equal, raw(got), raw(expected))
+    assert jax.tree.map(lambda leaf: leaf.dtype, got) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted: its directory and its last state."""
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, run(directory)
+
+
+@pytest.fixture
+def saved(whole, tmp_path):
+    """A copy of that run, to be spoilt."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_checkpoint_holds_the_whole_state(whole):
+    directory, state = whole
+    checkpoints = Checkpoints(directory / "saved")
+    assert checkpoints.steps == (2, 4, 6)
+    assert_same(checkpoints.restore(fresh()), state)
+    assert checkpoints.restore(fresh(), 2).step == 2
+
+
+@pytest.mark.parametrize("last", [2, 4, 6])
+def test_a_resumed_run_is_the_uninterrupted_one(whole, saved, last):
+    for step in range(last + 2, 8, 2):
+        shutil.rmtree(saved / "saved" / str(step))
+    if last < 6:
+        with (saved / "log.csv").open("a") as log:
+            log.write("7,0.1,")  # a row that was being written
+    assert_same(run(saved, resume=True), whole[1])
+    assert (saved / "log.csv").read_text() == (whole[0] / "log.csv").read_text()
+    assert Checkpoints(saved / "saved").steps == (2, 4, 6)
+
+
+class Counted:
+    """An iterator with a state, as Grain's."""
+
+    def __init__(self, wrap=lambda state: state):
+        self.n, self.wrap, self.drawn = 0, wrap, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.n, self.drawn = self.n + 1, self.drawn + 1
+        return jnp.full(3, self.n - 1, jnp.float32)
+
+    def get_state(self):
+        return self.wrap({"n": self.n})
+
+    def set_state(self, state):
+        self.n = (json.loads(state) if isinstance(state, bytes) else state)["n"]
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: json.dumps(state).encode()], ids=["dict", "bytes"])
+def test_an_iterator_with_a_state_is_set_to_it(whole, tmp_path, wrap):
+    run(tmp_path, steps=4, batches=Counted(wrap))
+    batches = Counted(wrap)
+    assert_same(run(tmp_path, resume=True, batches=batches), whole[1])
+    assert batches.drawn == 2
+    with pytest.raises(ValueError, match=r"batches: expected an iterator with get_state .*, got one without"):
+        run(tmp_path, steps=8, resume=True)
+
+
+def test_without_a_state_there_must_be_as_many_batches_as_were_drawn(saved):
+    with pytest.raises(ValueError, match=r"batches: expected 6 of them, .* got only 5"):
+        run(saved, steps=8, resume=True, batches=[jnp.zeros(3, jnp.float32)] * 5)
+
+
+def test_a_run_at_its_end_stays_as_it_is_and_one_beyond_is_refused(whole, saved):
+    assert_same(run(saved, resume=True), whole[1])
+    with pytest.raises(ValueError, match="steps: expected at least the 6 that the checkpoint has behind it, got 5"):
+        run(saved, steps=5, resume=True)
+
+
+def test_the_latest_are_kept_and_the_best(tmp_path):
+    scores = iter([9.0, 5.0, 3.0, 4.0, np.nan, 6.0, 7.0, 8.0])
+    where = {"every": None, "keep": 2, "best": "score"}
+    run(tmp_path, 7, where=where, evaluate=lambda state: {"score": next(scores)}, evaluate_every=1)
+    checkpoints = Checkpoints(tmp_path / "saved")
+    assert checkpoints.steps == (2, 6, 7)
+    assert checkpoints.best_step == 2
+    with pytest.raises(ValueError, match=r"best: expected one of the figures of evaluate, \['other'\], got 'score'"):
+        run(tmp_path, 8, log=None, resume=True, where=where, evaluate=lambda state: {"other": 1})
+
+
+def test_after_so_many_minutes_a_checkpoint_is_made(tmp_path):
+    run(tmp_path, 3, where={"every": None, "minutes": 1e-9, "keep": 9})
+    assert Checkpoints(tmp_path / "saved").steps == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_finishes_the_step_and_saves(whole, tmp_path, number, error):
+    def batches():
+        for step, batch in enumerate(data()):
+            if step == 2:
+                signal.raise_signal(number)
+            yield batch
+
+    before = signal.getsignal(number)
+    with pytest.raises(error, match=r"stopped after step 3; its checkpoint is in .*saved, to resume from") as stopped:
+        run(tmp_path, batches=batches())
+    assert signal.getsignal(number) is before
+    assert getattr(stopped.value, "code", 0) == 0
+    assert_same(run(tmp_path, resume=True), whole[1])
+
+
+def refused(directory, message, **options):
+    """A run stops with this sentence, and the checkpoints and the log that were there are there still."""
+    before = contents(directory)
+    with pytest.raises(CheckpointError, match=message) as error:
+        run(directory, **options)
+    assert "\n" not in str(error.value)
+    assert contents(directory) == before
+
+
+def contents(directory):
+    ours = (path for path in directory.rglob("*") if path.is_file() and path.name != "lock")
+    return {path: path.read_bytes() for path in ours}
+
+
+def test_a_run_begun_anew_does_not_write_over_checkpoints(saved):
+    refused(saved, "saved already holds a checkpoint of step 6; resume it, or choose another directory")
+
+
+def test_a_missing_checkpoint(tmp_path):
+    refused(tmp_path, "saved holds no checkpoint$", resume=True)
+    with pytest.raises(CheckpointError, match=r"saved holds no checkpoint$"):
+        Checkpoints(tmp_path / "saved").restore(fresh())
+    assert Checkpoints(tmp_path / "none").steps == ()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_step_that_is_not_there(whole):
+    with pytest.raises(CheckpointError, match="no checkpoint of step 3, only of 2, 4, 6"):
+        Checkpoints(whole[0] / "saved").restore(fresh(), 3)
+
+
+def test_one_of_another_model(saved):
+    refused(
+        saved,
+        r"6 does not fit: state.params\['w'\]: expected float32\[4\], got float32\[3\]",
+        resume=True,
+        state=fresh(4),
+    )
+    other = fresh()._replace(carry={"c": jnp.zeros(1)})
+    refused(saved, r"state.carry\['c'\]: expected float64\[1\], got no such leaf", resume=True, state=other)
+    other = fresh()._replace(key=jax.random.key(0))
+    refused(saved, r"state.key: expected key<fry>\[\], got key<rbg>\[\]", resume=True, state=other)
+
+
+def test_one_of_an_older_format(saved):
+    record = saved / "saved" / "6" / "jaxlstm" / "metadata"
+    record.write_text(record.read_text().replace('"format": 1', '"format": 0'))
+    refused(saved, "6 has the format 0; this version of jaxlstm reads format 1", resume=True)
+
+
+def test_a_foreign_one(saved):
+    (saved / "saved" / "8").mkdir()
+    (saved / "saved" / "8" / "photo.jpg").write_text("mine")
+    refused(saved, "8 is not a checkpoint of jaxlstm", resume=True)
+    assert (saved / "saved" / "8" / "photo.jpg").exists()
+
+
+def test_a_half_written_one_is_passed_over_and_removed(whole, saved):
+    half = saved / "saved" / "6.orbax-checkpoint-tmp"
+    (saved / "saved" / "6").rename(half)
+    shutil.rmtree(half / "jaxlstm")
+    assert Checkpoints(saved / "saved").steps == (2, 4)
+    assert_same(run(saved, resume=True), whole[1])
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "record"])
+def test_a_damaged_one_is_named_and_the_one_before_is_there(saved, how):
+    latest = saved / "saved" / "6"
+    if how == "record":
+        (latest / "jaxlstm" / "metadata").write_text("{")
+    for path in latest.glob("state/**/d/*") if how != "record" else ():
+        path.write_bytes(path.read_bytes()[:10]) if how == "cut" else path.unlink()
+    refused(saved, r"6 is damaged \(", resume=True)
+    shutil.rmtree(latest)
+    assert run(saved, resume=True, steps=4).step == 4
+
+
+def test_two_writers_on_one_folder(saved):
+    with Checkpoints(saved / "saved").writer():
+        refused(saved, "saved is being written to by another run, process [0-9]+", resume=True)
+
+
+def test_a_folder_that_takes_no_files(tmp_path):
+    (tmp_path / "saved").write_text("a file")
+    refused(tmp_path, "saved cannot be written to: File exists")
+
+
+def test_a_full_disk(saved, whole):
+    """A limit on the size of files, which the system reports as it does a full disk: writing fails half-way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    expected = contents(saved)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
+        with pytest.raises(
+            CheckpointError, match="the checkpoint of step 8 could not be written; the last good one is that of step 6"
+        ):
+            run(saved, steps=8, resume=True, log=None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert Checkpoints(saved / "saved").steps == (2, 4, 6)
+    assert expected.items() <= contents(saved).items()
+    assert_same(run(saved, resume=True), whole[1])
+
+
+MISTAKES = {
+    "every": ({"every": 0}, ValueError, "every: expected a positive int, got 0"),
+    "minutes": ({"minutes": -1}, ValueError, "minutes: expected a positive number, got -1"),
+    "keep": ({"keep": 0}, ValueError, "keep: expected a positive int, got 0"),
+    "best_mode": ({"best_mode": "median"}, ValueError, "best_mode: expected 'min' or 'max', got 'median'"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_options_without_meaning_are_named(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        Checkpoints(tmp_path, **options)
+
+
+def test_resume_needs_to_know_from_where():
+    with pytest.raises(ValueError, match="checkpoints: expected the Checkpoints to resume from, got None"):
+        fit(TRAIN_STEP, fresh(), data(), steps=1, resume=True)
+
+
+def test_without_orbax_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "orbax.checkpoint", None)
+    with pytest.raises(ImportError, match=r"checkpoints need Orbax: pip install 'jaxlstm\[checkpoints\]'"):
+        run(tmp_path)
