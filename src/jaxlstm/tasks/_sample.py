@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
-from jaxlstm._types import Key
+from jaxlstm._types import Carry, Key
 from jaxlstm.tasks import _run, _text
 from jaxlstm.tasks._model import init_model
 from jaxlstm.tasks._run import RunError
@@ -56,7 +56,7 @@ def sample(
     params = _run.read_weights(directory, recipe.cells[-1], recipe.seed, template)
 
     @jax.jit
-    def read(carry, characters: Int[Array, "T"]):  # noqa: ANN001
+    def read(carry: Carry, characters: Int[Array, "T"]) -> tuple[Carry, Float[Array, "V"]]:
         carry, logits = _text.model(recipe, network, params, carry, characters[:, None])
         return carry, logits[-1, 0]
 

@@ -109,8 +109,8 @@ class Problem:
       baseline: a figure to compare with, and its name.
       picture: draws the predictions that the first seed's models, by the names of their cells, make.
       steps_read: how many steps' outputs the linear head reads side by side.
-      initial_carry: ``(network, params) -> carry`` before the first batch, where each batch goes on from the one before;
-        then loss is ``(network, params, carry, batch, key) -> (loss, (carry, metrics))``.
+      initial_carry: ``(network, params) -> carry`` before the first batch, where each goes on from the one before; then
+        loss is ``(network, params, carry, batch, key) -> (loss, (carry, metrics))``.
       vocabulary: the characters that inputs and outputs stand for, which the run keeps; None where they are no text.
       longest: the steps over which something is to be remembered, where LSTM and GRU start from biases made for that
         (`chrono`); None for those that they have otherwise.

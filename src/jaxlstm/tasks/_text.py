@@ -96,11 +96,6 @@ def chunks(text: Text, rows: int, length: int, seed: int) -> Iterator[Chunk]:
     """
     order = np.random.default_rng(seed)
     columns = (len(text.characters) - 1) // rows
-    if columns < 2 * length:
-        raise RunError(
-            f"the text is too short: expected {2 * length * rows + 1} characters at least to train on, for rows of "
-            f"2 x {length} (--length) by {rows} (--batch-size), got {len(text.characters)}"
-        )
     while True:
         first = int(order.integers(length))
         rowed = in_rows(text, rows)
@@ -141,6 +136,11 @@ def problem(recipe: Recipe) -> Problem:
     """The text, and a network that predicts each character from those before it."""
     train, test, vocabulary = load(recipe.file or "")
     length = recipe.length or 1
+    if len(train.characters) <= 2 * length * recipe.batch_size:
+        raise RunError(
+            f"the text is too short: expected more than {2 * length * recipe.batch_size} characters to train on, two "
+            f"chunks of {length} (--length) in {recipe.batch_size} rows (--batch-size), got {len(train.characters)}"
+        )
     held_out = in_rows(test, min(ROWS, len(test.characters) - 1))
 
     def initial_carry(network: Network, params: ModelParams) -> Carry:
