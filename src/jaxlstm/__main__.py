@@ -1,7 +1,8 @@
-"""The command line: ``jaxlstm train [TASK] --out DIR`` and ``jaxlstm evaluate DIR``."""
+"""The command line: ``jaxlstm train [TASK] --out DIR``, ``jaxlstm evaluate DIR`` and ``jaxlstm sample DIR``."""
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,14 @@ OPTIONS: dict[str, tuple[type, str, str]] = {
     "hold_out": (int, "N", "training sequences of each class to evaluate on, in place of the test set"),
     "file": (str, "FILE", "where the data lie"),
 }
+
+SAMPLE_OPTIONS: list[tuple[str, type, str, Any, str]] = [
+    ("prompt", str, "TEXT", "\n", "what the model reads first"),
+    ("length", int, "N", 500, "characters to draw"),
+    ("temperature", float, "X", 1.0, "below 1 keeps to what is likely; 0 takes the likeliest always"),
+    ("top_k", int, "K", None, "draw among the K likeliest characters alone"),
+    ("seed", int, "N", 0, "of the draws"),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,10 +77,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         ) from error
     options = vars(_parser(tasks.TASKS).parse_args(arguments))
     try:
-        if options.pop("command") == "evaluate":
-            print(tasks.evaluate(options["directory"]))
-        else:
-            _train(tasks, **options)
+        match options.pop("command"):
+            case "evaluate":
+                print(tasks.evaluate(options["directory"]))
+            case "sample":
+                _sample(tasks, **options)
+            case _:
+                _train(tasks, **options)
     except (tasks.RunError, ImportError) as error:
         raise _MistakeError(error) from error
     return 0
@@ -121,6 +133,17 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
     connect(num_processes=num_processes, process_id=process_id, coordinator=coordinator)
 
 
+def _sample(tasks: Any, directory: Path, prompt: str, **options: Any) -> None:
+    """The prompt, and then each character as it comes."""
+    try:
+        characters = tasks.sample(directory, prompt, **options)
+    except (ValueError, TypeError) as error:
+        name, _, sentence = str(error).partition(":")
+        raise _MistakeError(f"{_flag(name)}:{sentence}") from error
+    for text in itertools.chain([prompt], characters, ["\n"]):
+        print(text, end="", flush=True)
+
+
 def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
     """The task's own recipe, with what was given in its place."""
     for name in given:
@@ -168,6 +191,15 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         description="Load a run's weights and compute its test figure again.",
     )
     evaluate.add_argument("directory", metavar="DIR", type=Path, help="the directory of a run")
+    sample = commands.add_parser(
+        "sample",
+        help="draw characters from a model of text",
+        description="Load a run of the task text and draw characters from its model, each shown as it comes.",
+    )
+    sample.add_argument("directory", metavar="DIR", type=Path, help="the directory of a run")
+    for name, kind, metavar, default, text in SAMPLE_OPTIONS:
+        shown = "" if default is None else f" (default: {default!r})"
+        sample.add_argument(_flag(name), metavar=metavar, type=kind, default=default, help=text + shown)
     return parser
 
 

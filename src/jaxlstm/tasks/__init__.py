@@ -4,8 +4,21 @@ One file a task; `train`, `resume` and `evaluate` run any of them. Needs the ext
 """
 
 from jaxlstm.tasks._run import RunError
+from jaxlstm.tasks._sample import sample
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
 from jaxlstm.tasks._train import TASKS, evaluate, resume, train
 from jaxlstm.training import Terminated
 
-__all__ = ["CELLS", "TASKS", "Problem", "Recipe", "RunError", "Task", "Terminated", "evaluate", "resume", "train"]
+__all__ = [
+    "CELLS",
+    "TASKS",
+    "Problem",
+    "Recipe",
+    "RunError",
+    "Task",
+    "Terminated",
+    "evaluate",
+    "resume",
+    "sample",
+    "train",
+]

@@ -111,6 +111,24 @@ def probabilities(
     figure.savefig(path, dpi=150)
 
 
+def surprise(passage: str, path: Path, bits: Mapping[str, Any]) -> None:
+    """A passage of the text, each character on the colour of its surprise in bits: pale where it was foreseen."""
+    columns = 60
+    lines = -(-len(passage) // columns)
+    figure = _figure(9.0, (0.5 + 0.27 * lines) * len(bits))
+    panels = np.ravel(figure.subplots(len(bits), 1))
+    for axes, (cell, values) in zip(panels, bits.items(), strict=True):
+        shades = np.full(lines * columns, np.nan)
+        shades[: len(passage)] = values[: len(passage), 0]
+        image = axes.imshow(shades.reshape(lines, columns), cmap="Reds", vmin=0, vmax=8, aspect="auto")
+        for place, character in enumerate(passage):
+            shown = {"\n": "\u21b5"}.get(character, character)
+            axes.text(place % columns, place // columns, shown, ha="center", va="center", family="monospace", size=9)
+        axes.set(title=f"{cell}: {np.mean(values):.2f} bits per character", xticks=[], yticks=[])
+    figure.colorbar(image, ax=list(panels), label="bits")
+    figure.savefig(path, dpi=150)
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure  # here, since it takes a second that an evaluation need not wait
 

@@ -17,7 +17,7 @@ from jaxlstm.tasks._task import Recipe
 from jaxlstm.training import CheckpointError
 
 CONFIG, METRICS, LEARNING_CURVE = "config.json", "metrics.csv", "learning_curve.png"
-CHECKPOINTS = "checkpoints"
+VOCABULARY, CHECKPOINTS = "vocabulary.json", "checkpoints"
 
 
 class RunError(Exception):
@@ -92,6 +92,29 @@ def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
         value = getattr(recipe, name)
         if (value is None) != (getattr(defaults[recipe.task], name) is None):
             _checks.reject(name, f"what the task {recipe.task} has", value)
+
+
+def write_vocabulary(directory: Path, vocabulary: str) -> None:
+    """Keep the characters that a model's inputs and outputs stand for."""
+    (directory / VOCABULARY).write_text(json.dumps(vocabulary) + "\n")
+
+
+def read_vocabulary(directory: Path) -> str:
+    """The characters that the models of a run on text know.
+
+    Raises:
+      RunError: if they are missing or damaged.
+    """
+    path = directory / VOCABULARY
+    try:
+        vocabulary = json.loads(path.read_text())
+    except OSError as error:
+        raise RunError(f"{directory} holds no vocabulary: {VOCABULARY} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not isinstance(vocabulary, str) or not vocabulary or sorted(set(vocabulary)) != list(vocabulary):
+        raise RunError(f"{path} is damaged: expected different characters in order, got {str(vocabulary)[:40]!r}")
+    return vocabulary
 
 
 def read_weights(directory: Path, cell: str, seed: int, template: Params) -> Params:

@@ -109,6 +109,9 @@ class Problem:
       baseline: a figure to compare with, and its name.
       picture: draws the predictions that the first seed's models, by the names of their cells, make.
       steps_read: how many steps' outputs the linear head reads side by side.
+      initial_carry: ``(network, params) -> carry`` before the first batch, where each goes on from the one before; then
+        loss is ``(network, params, carry, batch, key) -> (loss, (carry, metrics))``.
+      vocabulary: the characters that inputs and outputs stand for, which the run keeps; None where they are no text.
       longest: the steps over which something is to be remembered, where LSTM and GRU start from biases made for that
         (`chrono`); None for those that they have otherwise.
     """
@@ -117,13 +120,15 @@ class Problem:
     outputs: int
     network: Callable[[Cell], Network]
     batches: Callable[[int], Iterator[Any]]
-    loss: Callable[[Network, ModelParams, Any, Any], tuple[Any, dict[str, Any]]]
+    loss: Callable[..., tuple[Any, Any]]
     predict: Callable[[Network, ModelParams], Any]
     score: Callable[[Any], Any]
     figure: str
     baseline: tuple[str, float] | None
     picture: Callable[[Path, Mapping[str, Any]], None]
     steps_read: int = 1
+    initial_carry: Callable[[Network, ModelParams], Any] | None = None
+    vocabulary: str | None = None
     longest: int | None = None
 
     def cell(self, name: str, hidden_size: int) -> Cell:

