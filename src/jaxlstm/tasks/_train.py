@@ -263,9 +263,7 @@ def _part(recipe: Recipe, batch: Any) -> Any:
     """What this process has of a batch that says which of the stored sequences it has: indices ``[S, B]``."""
     processes = jax.process_count()
     if np.ndim(batch) != 2:
-        raise _run.RunError(
-            f"the task {recipe.task} has no batches that several processes can share: use one process"
-        )
+        raise _run.RunError(f"the task {recipe.task} has no batches that several processes can share: use one process")
     if recipe.batch_size % jax.device_count():
         raise _run.RunError(f"batch_size: expected what {jax.device_count()} devices divide, got {recipe.batch_size}")
     return np.split(batch, processes, axis=1)[jax.process_index()]
