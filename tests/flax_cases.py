@@ -12,13 +12,16 @@ INPUTS = RNG.normal(size=(BATCH, STEPS, FEATURES))
 MASK = np.array([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
 RESET = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 1, 1, 0, 0]], bool)
 
-# Ways of Flax's call; "flax" ones are compared with Flax, so mask and reset are not among them.
+# Ways of Flax's call.
 CALLS = {
     "plain": {},
     "lengths": {"seq_lengths": LENGTHS},
+    "backward": {"reverse": True, "time_major": True},
     "reverse": {"reverse": True, "seq_lengths": LENGTHS},
     "keep_order": {"reverse": True, "keep_order": True, "seq_lengths": LENGTHS, "time_major": True},
+    "outputs": {"reverse": True, "seq_lengths": LENGTHS, "return_carry": False},
 }
+SWEEP = ("lengths", "backward", "keep_order", "outputs")
 
 
 def random_like(tree, seed=0):
@@ -51,6 +54,25 @@ def weighed(tree):
         jnp.sum(leaf * jnp.asarray(np.cos(np.arange(leaf.size)), leaf.dtype).reshape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
     )
+
+
+def everything(run, calls, variables, inputs, first):
+    """For each of the calls: outputs and carry, and gradients by params, inputs and the first carry, of what counts."""
+
+    def result(variables, inputs, first, call):
+        carry, outputs = run(variables, laid(inputs, call), first, call)
+        result = last_carry(carry, call), counting(outputs, call)
+        return weighed(result), result
+
+    def each(*point):
+        return [jax.grad(result, argnums=(0, 1, 2), has_aux=True)(*point, CALLS[call]) for call in calls]
+
+    return compiled(each)(variables, inputs, first)
+
+
+def compiled(function):
+    """Jitted, and compiled in a hurry, since each of these runs once."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def assert_close(ours, theirs, tolerance=1e-12):

@@ -136,7 +136,7 @@ FLAX_SIGNATURES = {
     "linen.LSTM.__call__": CALL,
     "nnx.LSTM.__call__": f"{CALL}, rngs=None",
     "nnx.LSTM": f"in_features, features, {NETWORK}, initial_carry='zeros', remat=None, deterministic=False, "
-    "projection=None, forget_bias=1.0, rngs",
+    "partitioning=None, projection=None, forget_bias=1.0, rngs",
     "nnx.GRUCell": "in_features, hidden_features, *, b_hn=False, rngs, **options",
 }
 

@@ -6,6 +6,7 @@ gate is drawn as a matrix of its own, and any initialiser of JAX with ``in_axis=
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -47,31 +48,46 @@ def torch_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 
 
 def chrono(longest: int | float) -> Initializer:
-    """Biases for dependencies of up to `longest` steps (Tallec & Ollivier 2018, equation 16).
+    """Draw biases for dependencies of up to `longest` steps (Tallec & Ollivier 2018, equation 16).
 
         LSTM: b_f = log u, b_i = -b_f        GRU: b_z = log u        u ~ U(1, longest - 1), the other gates 0
 
     Args:
       longest: the longest dependency expected, in steps; more than 2.
 
+    Returns:
+      An initialiser for `b_init`; those of the same `longest` are equal.
+
     >>> cell = jl.LSTMCell(hidden_size=8, b_init=jl.chrono(784))
     >>> params = cell.init(jax.random.key(0), input_size=1)
     >>> bool((params.b[8:16] >= 0).all())
     True
     """
-    _checks.check_number("longest", longest)
-    if longest <= 2:
-        _checks.reject("longest", "more than 2 steps", longest)
+    return Chrono(longest)
 
-    def init(key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "gates H"]:
+
+@dataclass(frozen=True, repr=False)
+class Chrono:
+    """What `chrono` returns: an object and no closure, so that cells that have it compare by value and can be saved."""
+
+    longest: int | float
+
+    def __post_init__(self) -> None:
+        _checks.check_number("longest", self.longest)
+        if self.longest <= 2:
+            _checks.reject("longest", "more than 2 steps", self.longest)
+
+    def __call__(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "gates H"]:
+        """The biases of a cell of this many gates."""
         gates, hidden_size = shape
         if gates not in (3, 4):
             _checks.reject("b_init", "an LSTM or a GRU for chrono", f"a cell of {gates} gates")
-        keep = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1, longest - 1))
+        keep = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1, self.longest - 1))
         zero = jnp.zeros_like(keep)
         return jnp.stack([-keep, keep, zero, zero] if gates == 4 else [zero, keep, zero])
 
-    return init
+    def __repr__(self) -> str:
+        return f"chrono({self.longest!r})"
 
 
 def zeros(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

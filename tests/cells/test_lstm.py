@@ -155,6 +155,13 @@ def test_chrono_biases():
     np.testing.assert_allclose(np.exp(f).mean(), 50, atol=6)  # u is uniform, not log u
 
 
+def test_chrono_is_equal_by_value_and_prints_itself():
+    assert jl.LSTMCell(2, b_init=jl.chrono(784)) == jl.LSTMCell(2, b_init=jl.chrono(784))
+    assert jl.LSTMCell(2, b_init=jl.chrono(784)) != jl.LSTMCell(2, b_init=jl.chrono(785))
+    assert hash(jl.chrono(784)) == hash(jl.chrono(784))
+    assert str(jl.LSTMCell(2, b_init=jl.chrono(784))) == "LSTMCell(hidden_size=2, b_init=chrono(784))"
+
+
 def test_torch_uniform_bounds():
     initialisers = dict.fromkeys(("w_ih_init", "w_hh_init", "b_init"), jl.torch_uniform)
     for a in jl.LSTMCell(25, **initialisers).init(KEY, 7):

@@ -21,6 +21,7 @@ NETWORKS = {  # every class, and every option with a value that is not its defau
         3, forget_bias=0.5, gate_fn=jax.nn.hard_sigmoid, activation_fn=jnp.sin, w_hh_init=jl.torch_uniform
     ),
     "lstm-b_init": jl.LSTMCell(3, b_init=jax.nn.initializers.ones),
+    "chrono": jl.Bidirectional(jl.LSTMCell(3, b_init=jl.chrono(784)), jl.GRUCell(3, b_init=jl.chrono(9.5))),
     "gru": jl.Layer(jl.GRUCell(3, reset_after=False, gate_fn=OnnxFunction("HardSigmoid", 0.2, 0.5)), reverse=True),
     "rnn": jl.Bidirectional(jl.RNNCell(3, activation_fn=jax.nn.relu), jl.RNNCell(3), merge="mul"),
     "variants": jl.LSTMVariantCell(3, peephole=True, coupled=True, projection_size=2, layer_norm=True, clip=2.5),
@@ -97,7 +98,7 @@ NAMELESS = {
         ),
         r"network.layers\[1\].cell.gate_fn: expected .* got functools.partial",
     ),
-    "closure": (jl.GRUCell(2, b_init=jl.chrono(100)), "network.b_init: expected"),
+    "closure": (jl.GRUCell(2, b_init=jax.nn.initializers.constant(1.0)), "network.b_init: expected"),
     "a user's cell": (jl.Layer(MinimalGatedCell(2)), "network.cell: expected .* got MinimalGatedCell"),
     "merge": (jl.Bidirectional(jl.GRUCell(2), merge=jnp.subtract), "network.merge: expected"),
 }
@@ -150,6 +151,7 @@ DESCRIPTIONS = {
         "network.gate_fn: expected one of jax.nn.celu, .*os.system",
     ),
     "no function": (changed(gate_fn=3), "gate_fn: expected a function, got 3"),
+    "chrono": (changed(b_init={"type": "Chrono", "longest": 1}), "longest: expected more than 2 steps, got 1"),
     "not an initialiser": (changed(w_ih_init={"function": "jax.numpy.tanh"}), "tanh"),
     "size": (changed(hidden_size=-1), "hidden_size: expected a positive int, got -1"),
     "a huge size": (changed(hidden_size=10**9), r"w_ih: expected shape \(4, 3000000000\), got \(4, 6\)"),

@@ -149,6 +149,34 @@ def test_inside_flaxs_transforms():
     assert_close(outputs, expected)
 
 
+def test_partitioning():
+    options = {"bidirectional": True, "initial_carry": "learned", **F64}
+    axes = {"w_ih": (None, "model"), "w_hh": ("data", "model"), "h": ("model",)}
+    plain = LSTM(HIDDEN, **options)
+    variables = LSTM(HIDDEN, partitioning=axes, **options).init(KEY, INPUTS)
+    specs = {name: jax.sharding.PartitionSpec(*names) for name, names in axes.items()}
+    none = jax.sharding.PartitionSpec()
+    direction = {
+        "cell": {"w_ih": specs["w_ih"], "w_hh": specs["w_hh"], "b": none},
+        "initial_carry": {"h": specs["h"], "c": none},
+    }
+    layer = {"forward": direction, "backward": direction}
+    assert nn.get_partition_spec(variables) == {"params": {"layer_0": layer}}
+    assert_same(nn.meta.unbox(variables), plain.init(KEY, INPUTS))
+    jitted = nn.jit(LSTM)(HIDDEN, partitioning=axes, **options)
+    assert_close(jitted.apply(variables, INPUTS), plain.apply(nn.meta.unbox(variables), INPUTS))
+    stacked = nn.vmap(
+        GRU,
+        in_axes=None,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        axis_size=2,
+        metadata_params={nn.PARTITION_NAME: "ensemble"},
+    )(HIDDEN, partitioning={"b_hn": ("model",)})
+    spec = nn.get_partition_spec(jax.eval_shape(stacked.init, KEY, jnp.asarray(INPUTS)))
+    assert spec["params"]["layer_0"]["b_hn"] == jax.sharding.PartitionSpec("ensemble", "model")
+
+
 BAD_OPTIONS = {
     "features: expected a positive int, got 0": lambda: LSTM(0),
     "num_layers: expected a positive int, got 0": lambda: LSTM(2, num_layers=0),
@@ -159,6 +187,14 @@ BAD_OPTIONS = {
     "initial_carry: expected 'zeros' or 'learned', got 'ones'": lambda: LSTM(2, initial_carry="ones"),
     "dtype: expected a floating-point dtype": lambda: LSTM(2, dtype=int),
     "param_dtype: expected a floating-point dtype": lambda: LSTM(2, param_dtype=jnp.int32),
+    "partitioning: expected a dict {param: mesh axes}, got ('model',)": lambda: GRU(2, partitioning=("model",)),
+    "partitioning: expected names among b, w_hh, w_ih, got 'w_hr' (str)": lambda: LSTM(
+        2, partitioning={"w_hr": ("x", "y")}
+    ),
+    "partitioning['b']: expected a tuple of names and None, got 'model'": lambda: LSTM(2, partitioning={"b": "model"}),
+    "partitioning['w_hh']: expected 2 mesh axes, None where it is not cut, got ('model',)": lambda: SimpleRNN(
+        2, partitioning={"w_hh": ("model",)}
+    ),
     "remat: expected None, True, 'sqrt' or a chunk length": lambda: LSTM(2, remat="all"),
 }
 

@@ -18,11 +18,12 @@ from flax_cases import (
     MASK,
     RESET,
     STEPS,
+    SWEEP,
     VALID,
     assert_close,
     assert_same,
     counting,
-    laid,
+    everything,
     last_carry,
     random_like,
     weighed,
@@ -75,47 +76,32 @@ def variables_of(rnn, inputs=INPUTS):
 LSTM_VARIABLES = variables_of(ours.RNN(CELLS["lstm"]))
 
 
-def everything(module, cell, call, variables, inputs, dtype=jnp.float64):
-    """Outputs, carry and gradients by params, inputs and the first carry, of what counts."""
-    rnn = module.RNN(cell, return_carry=True, unroll=2)
-    first = random_like(jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), (BATCH, FEATURES))), 1)
+def compare(name, calls, dtype=jnp.float64, tolerance=1e-12):
+    """Our results and Flax's with random params."""
+    cell = CELLS[name].clone(param_dtype=dtype)
+    inputs, variables = jnp.asarray(INPUTS, dtype), nn.RNN(cell).init(jax.random.key(0), jnp.asarray(INPUTS, dtype))
+    assert_same(ours.RNN(cell).init(jax.random.key(0), inputs), variables)
+    first = jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), inputs[:, 0].shape))
 
-    def run(variables, inputs, first):
-        carry, outputs = rnn.apply(variables, laid(inputs, call), initial_carry=first, **call)
-        result = last_carry(carry, call), counting(outputs, call)
-        return weighed(result), result
+    def run(module, variables, inputs, first, call):
+        rnn = module.RNN(cell, return_carry=True, unroll=1 + call.get("reverse", False))
+        result = rnn.apply(variables, inputs, initial_carry=first, **call)
+        return result if call.get("return_carry", True) else (first, result)
 
-    gradients, result = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))(variables, inputs, first)
-    return result, gradients[:2], last_carry(gradients[2], call)
+    point = random_like(variables), inputs, random_like(first, 1)
+    assert_close(*(everything(partial(run, module), calls, *point) for module in (ours, nn)), tolerance)
 
 
-@pytest.mark.parametrize(
-    ("name", "call"),
-    [
-        ("lstm", "keep_order"),
-        ("gru", "reverse"),
-        pytest.param("mgu", "lengths", marks=pytest.mark.slow),
-        pytest.param("simple", "plain", marks=pytest.mark.slow),
-        *(
-            pytest.param(name, "reverse", marks=pytest.mark.slow)
-            for name in ("lstm", "optimized", "mgu_no_reset", "residual")
-        ),
-    ],
-)
+@pytest.mark.parametrize(("name", "call"), [("lstm", "keep_order"), ("gru", "reverse")])
 def test_numbers_are_flaxs(name, call):
-    cell, call = CELLS[name], CALLS[call]
-    variables = nn.RNN(cell).init(jax.random.key(0), INPUTS)
-    assert_same(ours.RNN(cell).init(jax.random.key(0), INPUTS), variables)
-    run = partial(everything, cell=cell, call=call, variables=random_like(variables), inputs=jnp.asarray(INPUTS))
-    assert_close(run(ours), run(nn))
+    compare(name, [call])
 
 
 @pytest.mark.slow
-def test_numbers_are_flaxs_in_float32():
-    cell, inputs = ours.LSTMCell(HIDDEN), jnp.asarray(INPUTS, jnp.float32)
-    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), LSTM_VARIABLES)
-    run = partial(everything, cell=cell, call=CALLS["reverse"], variables=variables, inputs=inputs)
-    assert_close(run(ours), run(nn), 1e-6)
+@pytest.mark.parametrize("name", CELLS)
+def test_numbers_are_flaxs_in_every_call(name):
+    compare(name, SWEEP)
+    compare(name, SWEEP[2:], jnp.float32, 1e-6)
 
 
 def test_the_way_each_cell_goes(monkeypatch):

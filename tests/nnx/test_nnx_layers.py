@@ -89,6 +89,21 @@ def test_mixed_precision(without_x64):
     assert (ys.dtype, carry[0].h.dtype) == (jnp.bfloat16, jnp.bfloat16)
 
 
+def test_partitioning(without_type_hook):
+    """Params are made under a mesh, which flax 0.12 asks for; this one has a single device."""
+    with jax.set_mesh(jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))):
+        model = LSTM(FEATURES, HIDDEN, partitioning={"w_hh": (None, "model")}, **F64, rngs=nnx.Rngs(0))
+    params = nnx.state(model)["layer_0"]
+    specs = nnx.to_pure_dict(nnx.get_partition_spec(params))
+    assert specs["w_hh"] == jax.sharding.PartitionSpec(None, "model")
+    assert specs["w_ih"] == jax.sharding.PartitionSpec()
+    plain = LSTM(FEATURES, HIDDEN, **F64, rngs=nnx.Rngs(0))
+    assert_same(nnx.to_pure_dict(params), nnx.to_pure_dict(nnx.state(plain)["layer_0"]))
+    assert_same(jax.jit(model)(INPUTS), jax.jit(plain)(INPUTS))
+    with pytest.raises(ValueError, match=r"partitioning: expected names among b, b_hn, w_hh, w_ih, got 'kernel'"):
+        GRU(2, 2, partitioning={"kernel": (None,)}, rngs=nnx.Rngs(0))
+
+
 def test_bad_input(without_type_hook):
     rngs = nnx.Rngs(0)
     bad = {

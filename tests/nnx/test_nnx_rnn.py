@@ -18,11 +18,12 @@ from flax_cases import (
     MASK,
     RESET,
     STEPS,
+    SWEEP,
     VALID,
     assert_close,
     assert_same,
     counting,
-    laid,
+    everything,
     last_carry,
     random_like,
     weighed,
@@ -64,7 +65,7 @@ class Dropping(nnx.Module):
 
 
 def cell_of(module, name, **options):
-    return getattr(module, name)(*SIZES, rngs=nnx.Rngs(0), **F64, **{**CELLS.get(name, {}), **options})
+    return getattr(module, name)(*SIZES, rngs=nnx.Rngs(0), **{**F64, **CELLS.get(name, {}), **options})
 
 
 def split(model):
@@ -76,35 +77,42 @@ def rnn_of(module, name, **options):
     return module.RNN(cell_of(module, name), return_carry=True, **options)
 
 
-def everything(module, name, call):
-    """Outputs, carry and gradients by params, inputs and the first carry, of what counts."""
-    graph, params, rest = split(rnn_of(module, name, unroll=2))
+def compare(name, calls, dtype=jnp.float64, tolerance=1e-12):
+    """Our results and Flax's with random params."""
     first = random_like((ZEROS, ZEROS) if "LSTM" in name else ZEROS, 1)
 
-    def run(params, inputs, first):
-        carry, outputs = nnx.merge(graph, params, rest)(laid(inputs, call), initial_carry=first, **call)
-        result = last_carry(carry, call), counting(outputs, call)
-        return weighed(result), result
+    def results(module):
+        def run(params, inputs, first, call):
+            rnn = nnx.merge(graph, params, rest)
+            rnn.unroll = 1 + call.get("reverse", False)
+            result = rnn(inputs, initial_carry=first, **call)
+            return result if call.get("return_carry", True) else (first, result)
 
-    gradients, result = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))(params, jnp.asarray(INPUTS), first)
-    return result, nnx.to_pure_dict(gradients[0]), gradients[1], last_carry(gradients[2], call)
+        graph, params, rest = split(
+            module.RNN(cell_of(module, name, dtype=dtype, param_dtype=dtype), return_carry=True)
+        )
+        point = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, jnp.asarray(INPUTS), first))
+        return [
+            ((nnx.to_pure_dict(by_params), *others), result)
+            for (by_params, *others), result in everything(run, calls, *point)
+        ]
 
-
-@pytest.mark.parametrize(
-    ("name", "call"),
-    [
-        ("LSTMCell", "reverse"),
-        ("GRUCell", "keep_order"),
-        pytest.param("OptimizedLSTMCell", "reverse", marks=pytest.mark.slow),
-        pytest.param("SimpleCell", "reverse", marks=pytest.mark.slow),
-        pytest.param("LSTMCell", "plain", marks=pytest.mark.slow),
-    ],
-)
-def test_numbers_are_flaxs(name, call):
     mine, theirs = (nnx.state(rnn_of(module, name)) for module in (ours, nnx))
     assert jax.tree.structure(mine) == jax.tree.structure(theirs)
     assert_same(*(nnx.to_pure_dict(nnx.state(rnn_of(module, name), nnx.Param)) for module in (ours, nnx)))
-    assert_close(*(everything(module, name, CALLS[call]) for module in (ours, nnx)))
+    assert_close(results(ours), results(nnx), tolerance)
+
+
+@pytest.mark.parametrize(("name", "call"), [("LSTMCell", "reverse"), ("GRUCell", "keep_order")])
+def test_numbers_are_flaxs(name, call):
+    compare(name, [call])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CELLS)
+def test_numbers_are_flaxs_in_every_call(name):
+    compare(name, SWEEP)
+    compare(name, SWEEP[2:], jnp.float32, 1e-6)
 
 
 def test_the_way_each_cell_goes(monkeypatch):

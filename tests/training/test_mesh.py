@@ -12,6 +12,7 @@ import pytest
 from jaxlstm.training import Checkpoints, fit, make_train_step
 
 
+@pytest.mark.slow
 def test_on_eight_devices(tmp_path):
     """A checkpoint of one device goes in, and one of eight comes out."""
     alone = make_train_step(there.loss_fn, there.OPTIMIZER)

@@ -5,6 +5,7 @@ The dicts are what both Flax APIs store: ``{"layer_0": {"w_ih": ..., "w_hh": ...
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jaxlstm._types import Carry, Cell, Key, Params, cast, compute_dtype
 from jaxlstm._wrappers._cells import LearnedCarry
 from jaxlstm._wrappers._sequence import Call, time_first
 from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
+
+Partitioning = Mapping[str, tuple[str | None, ...]]  # {"w_hh": (None, "model"), ...}: a param's name -> mesh axes
 
 
 def lstm_cell(features: int, *, projection: int | None, forget_bias: int | float) -> Cell:
@@ -83,6 +86,35 @@ def check_options(dtype: Any, param_dtype: Any, remat: Any) -> None:
         _checks.check_dtype(dtype)
     _checks.check_dtype(param_dtype, "param_dtype")
     _checks.check_remat(remat)
+
+
+def check_partitioning(network: Stack, partitioning: Any) -> None:
+    """Mesh axes for params that the network has, one or None for each axis of the param."""
+    if partitioning is None:
+        return
+    if not isinstance(partitioning, Mapping):
+        _checks.reject("partitioning", "a dict {param: mesh axes}", _checks.describe(partitioning), TypeError)
+    layer = _as_dict(_template(network, 1)[0])  # all have the same cells
+    ranks = {path[-1].key: leaf.ndim for path, leaf in jax.tree_util.tree_leaves_with_path(layer)}
+    for name, axes in partitioning.items():
+        if name not in ranks:
+            _checks.reject("partitioning", f"names among {', '.join(ranks)}", _checks.describe(name))
+        if not isinstance(axes, tuple) or not all(isinstance(axis, str | None) for axis in axes):
+            _checks.reject(f"partitioning[{name!r}]", "a tuple of names and None", _checks.describe(axes), TypeError)
+        if len(axes) != ranks[name]:
+            _checks.reject(f"partitioning[{name!r}]", f"{ranks[name]} mesh axes, None where it is not cut", axes)
+
+
+def partition(layer: dict[str, Any], partitioning: Partitioning | None, box: Callable[[Array, Any], Any]) -> Any:
+    """A layer's params, in a box with their mesh axes where they have some."""
+    if not partitioning:
+        return layer
+    return {
+        name: partition(value, partitioning, box)
+        if isinstance(value, dict)
+        else (box(value, partitioning[name]) if name in partitioning else value)
+        for name, value in layer.items()
+    }
 
 
 def check_inputs(inputs: ArrayLike, input_size: int | None) -> int:

@@ -30,7 +30,7 @@ _CLASSES: dict[str, Any] = {
     for kind in (
         *(Stack, Bidirectional, Layer),
         *(LSTMCell, LSTMVariantCell, GRUCell, RNNCell, RecurrentDropout, Zoneout),
-        OnnxFunction,
+        *(OnnxFunction, _init.Chrono),
     )
 }
 _ACTIVATIONS = (

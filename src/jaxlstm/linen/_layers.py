@@ -26,6 +26,8 @@ class LSTM(Recurrent):
       initial_carry: "zeros", or "learned": a param of each layer, from zeros.
       remat: as in `jaxlstm.unroll`.
       deterministic: whether nothing is dropped; None leaves it to the call.
+      partitioning: mesh axes of params by name, as ``{"w_ih": (None, "model"), "w_hh": (None, "model")}``; in every
+        layer and direction, as ``nn.with_partitioning`` gives them, for ``nn.get_partition_spec``.
       projection: the features of h if it is a projection of the cell's output (Sak et al. 2014), as torch's proj_size.
       forget_bias: what the forget gate's bias starts from.
 
@@ -58,7 +60,7 @@ class GRU(Recurrent):
     """A network of GRU layers, as `jaxlstm.Stack` of `jaxlstm.GRUCell`: called once, it gives ``(carry, ys)``.
 
     Args:
-      features: H; so are all up to `deterministic` as in `LSTM`.
+      features: H; so are all up to `partitioning` as in `LSTM`.
       num_layers: see there.
       bidirectional: see there.
       dropout: see there.
@@ -68,6 +70,7 @@ class GRU(Recurrent):
       initial_carry: see there.
       remat: see there.
       deterministic: see there.
+      partitioning: see there.
       reset_after: whether the reset gate acts after the matmul, as in torch and cuDNN, or before it, as in the paper.
 
     The carry is a tuple of each layer's, bottom first: an `RNNCarry(h)`, a pair of them for both directions.
@@ -89,7 +92,7 @@ class SimpleRNN(Recurrent):
     """A network of RNN layers, as `jaxlstm.Stack` of `jaxlstm.RNNCell`: called once, it gives ``(carry, ys)``.
 
     Args:
-      features: H; so are all up to `deterministic` as in `LSTM`.
+      features: H; so are all up to `partitioning` as in `LSTM`.
       num_layers: see there.
       bidirectional: see there.
       dropout: see there.
@@ -99,6 +102,7 @@ class SimpleRNN(Recurrent):
       initial_carry: see there.
       remat: see there.
       deterministic: see there.
+      partitioning: see there.
       activation_fn: tanh, or any elementwise function.
 
     The carry is a tuple of each layer's, bottom first: an `RNNCarry(h)`, a pair of them for both directions.

@@ -1,12 +1,14 @@
 """What `LSTM`, `GRU` and `SimpleRNN` of linen have in common: their options, params and call."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm._layers import Stack
-from jaxlstm._types import Carry, Cell
+from jaxlstm._types import Carry, Cell, Key
 from jaxlstm._wrappers import _network
 
 
@@ -23,10 +25,11 @@ class Recurrent(linen.Module):
     initial_carry: str = "zeros"
     remat: bool | int | str | None = None
     deterministic: bool | None = None
+    partitioning: _network.Partitioning | None = None
 
     def __post_init__(self) -> None:
         _network.check_options(self.dtype, self.param_dtype, self.remat)
-        self._network()
+        _network.check_partitioning(self._network(), self.partitioning)
         super().__post_init__()
 
     @linen.compact
@@ -62,8 +65,7 @@ class Recurrent(linen.Module):
         size = _network.check_inputs(inputs, None if known is None else _network.input_size(linen.meta.unbox(known)))
         params = {}
         for index in range(self.num_layers):
-            init = lambda key, index=index: _network.init_layer(network, index, key, size, self.param_dtype)  # noqa: E731
-            params[f"layer_{index}"] = self.param(f"layer_{index}", init)
+            params[f"layer_{index}"] = self.param(f"layer_{index}", self._init_layer, network, index, size)
         drops = _network.is_random(network) and not linen.merge_param(
             "deterministic", self.deterministic, deterministic
         )
@@ -79,6 +81,11 @@ class Recurrent(linen.Module):
             key=self.make_rng("dropout") if drops else None,
             remat=self.remat,
         )
+
+    @linen.nowrap
+    def _init_layer(self, key: Key, network: Stack, index: int, size: int) -> dict[str, Any]:
+        layer = _network.init_layer(network, index, key, size, self.param_dtype)
+        return _network.partition(layer, self.partitioning, linen.Partitioned)
 
     @linen.nowrap
     def _cell(self) -> Cell:

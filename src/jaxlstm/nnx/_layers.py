@@ -27,6 +27,9 @@ class LSTM(Recurrent):
       initial_carry: "zeros", or "learned": a param of each layer, from zeros.
       remat: as in `jaxlstm.unroll`.
       deterministic: whether nothing is dropped; ``model.eval()`` sets it, ``model.train()`` unsets it.
+      partitioning: mesh axes of params by name, as ``{"w_ih": (None, "model"), "w_hh": (None, "model")}``; in every
+        layer and direction, as ``nnx.with_partitioning`` gives them, for ``nnx.get_partition_spec``. From flax 0.12 on
+        params are cut when they are made, so that there has to be a mesh, unless ``nnx.use_eager_sharding(False)``.
       projection: the features of h if it is a projection of the cell's output (Sak et al. 2014), as torch's proj_size.
       forget_bias: what the forget gate's bias starts from.
       rngs: for the params; where there is dropout, a fork of its stream "dropout" is kept.
@@ -60,6 +63,7 @@ class LSTM(Recurrent):
         initial_carry: str = "zeros",
         remat: bool | int | str | None = None,
         deterministic: bool = False,
+        partitioning: _network.Partitioning | None = None,
         projection: int | None = None,
         forget_bias: float = 1.0,
         rngs: nnx.Rngs,
@@ -76,6 +80,7 @@ class LSTM(Recurrent):
             initial_carry=initial_carry,
             remat=remat,
             deterministic=deterministic,
+            partitioning=partitioning,
             rngs=rngs,
         )
 
@@ -84,7 +89,7 @@ class GRU(Recurrent):
     """A network of GRU layers, as `jaxlstm.Stack` of `jaxlstm.GRUCell`: called once, it gives ``(carry, ys)``.
 
     Args:
-      in_features: I; so are all up to `deterministic` as in `LSTM`.
+      in_features: I; so are all up to `partitioning` as in `LSTM`.
       features: H.
       num_layers: see there.
       bidirectional: see there.
@@ -95,6 +100,7 @@ class GRU(Recurrent):
       initial_carry: see there.
       remat: see there.
       deterministic: see there.
+      partitioning: see there.
       reset_after: whether the reset gate acts after the matmul, as in torch and cuDNN, or before it, as in the paper.
       rngs: see there.
 
@@ -121,6 +127,7 @@ class GRU(Recurrent):
         initial_carry: str = "zeros",
         remat: bool | int | str | None = None,
         deterministic: bool = False,
+        partitioning: _network.Partitioning | None = None,
         reset_after: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
@@ -136,6 +143,7 @@ class GRU(Recurrent):
             initial_carry=initial_carry,
             remat=remat,
             deterministic=deterministic,
+            partitioning=partitioning,
             rngs=rngs,
         )
 
@@ -144,7 +152,7 @@ class SimpleRNN(Recurrent):
     """A network of RNN layers, as `jaxlstm.Stack` of `jaxlstm.RNNCell`: called once, it gives ``(carry, ys)``.
 
     Args:
-      in_features: I; so are all up to `deterministic` as in `LSTM`.
+      in_features: I; so are all up to `partitioning` as in `LSTM`.
       features: H.
       num_layers: see there.
       bidirectional: see there.
@@ -155,6 +163,7 @@ class SimpleRNN(Recurrent):
       initial_carry: see there.
       remat: see there.
       deterministic: see there.
+      partitioning: see there.
       activation_fn: tanh, or any elementwise function.
       rngs: see there.
 
@@ -181,6 +190,7 @@ class SimpleRNN(Recurrent):
         initial_carry: str = "zeros",
         remat: bool | int | str | None = None,
         deterministic: bool = False,
+        partitioning: _network.Partitioning | None = None,
         activation_fn: Callable[[Array], Array] = jnp.tanh,
         rngs: nnx.Rngs,
     ) -> None:
@@ -196,5 +206,6 @@ class SimpleRNN(Recurrent):
             initial_carry=initial_carry,
             remat=remat,
             deterministic=deterministic,
+            partitioning=partitioning,
             rngs=rngs,
         )

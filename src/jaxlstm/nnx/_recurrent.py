@@ -28,6 +28,7 @@ class Recurrent(nnx.Module):
         initial_carry: str,
         remat: bool | int | str | None,
         deterministic: bool,
+        partitioning: _network.Partitioning | None,
         rngs: nnx.Rngs,
     ) -> None:
         _checks.check_size("in_features", in_features)
@@ -40,6 +41,7 @@ class Recurrent(nnx.Module):
             recurrent_dropout=recurrent_dropout,
             initial_carry=initial_carry,
         )
+        _network.check_partitioning(self.network, partitioning)
         self.in_features = in_features
         self.dtype = dtype
         self.param_dtype = param_dtype
@@ -47,7 +49,7 @@ class Recurrent(nnx.Module):
         self.deterministic = deterministic
         for index in range(num_layers):
             layer = _network.init_layer(self.network, index, rngs.params(), in_features, param_dtype)
-            setattr(self, f"layer_{index}", _Params(layer))
+            setattr(self, f"layer_{index}", _Params(_network.partition(layer, partitioning, _with_axes)))
         if _network.is_random(self.network):
             self.rngs = rngs.dropout.fork()
 
@@ -103,6 +105,11 @@ class Recurrent(nnx.Module):
         """What ``nnx.view(model, deterministic=...)`` calls."""
         if deterministic is not None:
             self.deterministic = deterministic
+
+
+def _with_axes(value: Array, axes: tuple[str | None, ...]) -> Any:
+    """A value for ``nnx.Param`` with metadata; through Flax, whose name for the metadata changed in 0.12."""
+    return nnx.with_partitioning(lambda: value, axes)()
 
 
 class _Params(nnx.Module):
