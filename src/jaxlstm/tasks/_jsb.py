@@ -6,6 +6,10 @@ JSB_Chorales.mat, which the sequence models of Bai et al. are trained from, is t
 Figures are negative log-likelihoods of a frame, summed over its keys, in nats, averaged over all frames but the first
 of each chorale. Published by Bai et al. (two layers of 200 units): 8.45 for the LSTM, 8.43 for the GRU, 8.91 for the
 RNN.
+
+The recipe was the best of four tried, by the chorales to validate: 8.29 there, the others 8.45 (200 units, dropout 0.5,
+1200 steps of 16 at 0.003), 8.53 and 8.61 (200 units, dropout 0.5 and 0.3, 600 steps). The test figure that a run logs
+as it trains is for the eye alone.
 """
 
 from functools import partial
@@ -34,12 +38,12 @@ SHOWN = 60  # frames in the picture
 RECIPE = Recipe(
     task="jsb",
     cell="lstm",
-    hidden_size=200,
+    hidden_size=300,
     layers=1,
-    dropout=0.5,
-    steps=1000,
-    batch_size=16,
-    learning_rate=3e-3,
+    dropout=0.7,
+    steps=800,
+    batch_size=8,
+    learning_rate=1e-2,
     seed=0,
     seeds=1,
     evaluate_every=100,
