@@ -65,15 +65,17 @@ def load(path: Path) -> tuple[Chorales, Chorales, Chorales]:
       RunError: if the file cannot be read, or does not hold them.
     """
     from scipy.io import loadmat  # here, since it is slow to load; JAX itself needs SciPy
+    from scipy.io.matlab import MatReadError
 
     try:
-        data: Any = loadmat(path, variable_names=["traindata", "validdata", "testdata"])
+        with path.open("rb") as file:
+            data: Any = loadmat(file, variable_names=["traindata", "validdata", "testdata"])
         return _part(data["traindata"]), _part(data["validdata"]), _part(data["testdata"])
     except OSError as error:
         raise RunError(
             f"{path} cannot be read ({error.strerror}); the jsb task needs JSB_Chorales.mat: --file"
         ) from error
-    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+    except (MatReadError, ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
         raise RunError(f"{path}: damaged, or not JSB_Chorales.mat ({error})") from error
 
 
