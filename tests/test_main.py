@@ -117,10 +117,14 @@ def _template(recipe):
 
 
 SHORT = {"reber": 9, "adding-1997": 20, "multiplication": 20, "temporal-order-6a": 10, "temporal-order-6b": 10}
+SIBLINGS = ("multiplication", "temporal-order-6b", "noise-free-lag", "continual-reber")  # others run the same code
 GENERATED = [name for name, task in tasks.TASKS.items() if task.recipe.length is not None and name != "adding"]
 
 
-@pytest.mark.parametrize("task", [*GENERATED, "mnist1d", "jsb"])
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SIBLINGS)) for name in (*GENERATED, "mnist1d", "jsb")],
+)
 def test_every_task_is_trained_and_evaluated(task, tmp_path, capsys):
     arguments = ["--cell", "rnn", *TINY]
     if task in GENERATED:
@@ -422,7 +426,7 @@ def figures(out):
 
 
 SOLVED = [  # a short training of the LSTM on each task, and where its figure comes to lie
-    ("adding-1997", (0, 0.001), ["--steps", "1000"]),
+    ("adding-1997", (0, 0.001), ["--steps", "800"]),
     ("multiplication", (0, 0.002), ["--steps", "1000"]),
     ("temporal-order-6a", (0.99, 1), ["--steps", "600", "--batch-size", "8"]),
     ("temporal-order-6b", (0.99, 1), ["--steps", "700"]),

