@@ -1,5 +1,7 @@
 """What the tests of the Flax modules share: one ragged batch, random params, and what to compare."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,12 +69,13 @@ def everything(run, calls, variables, inputs, first):
     def each(*point):
         return [jax.grad(result, argnums=(0, 1, 2), has_aux=True)(*point, CALLS[call]) for call in calls]
 
-    return compiled(each)(variables, inputs, first)
+    # In a hurry, since it runs once: the slow tests have the optimiser.
+    return jax.jit(each, compiler_options={"xla_backend_optimization_level": 0})(variables, inputs, first)
 
 
-def compiled(function):
-    """Jitted, and compiled in a hurry, since each of these runs once."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+def run(function, *arguments, **options):
+    """What a function returns, compiled as one program; eagerly, each of its operations would be one."""
+    return jax.jit(partial(function, **options))(*arguments)
 
 
 def assert_close(ours, theirs, tolerance=1e-12):

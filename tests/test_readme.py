@@ -19,7 +19,10 @@ def test_the_readmes_python_runs(without_x64, without_type_hook, tmp_path, monke
         jl, jnp = shown["jl"], shown["jnp"]
         cell = shown["MinimalGatedCell"](hidden_size=4)
         params = cell.init(jax.random.key(0), 64)
-        gradient = jax.grad(lambda params: jnp.sum(jl.unroll(cell, params, shown["xs"], remat=30)[1] ** 2))(params)
+        differentiate = jax.jit(
+            jax.grad(lambda params: jnp.sum(jl.unroll(cell, params, shown["xs"], remat=30)[1] ** 2))
+        )
+        gradient = differentiate(params)
     assert shown["ys"].shape == (100, 32, 32)
     assert int(shown["state"].step) == 4
     np.testing.assert_allclose(shown["ys"], shown["program"].call(shown["xs"], lengths=jnp.full(32, 80))[1], atol=1e-6)

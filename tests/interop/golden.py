@@ -31,7 +31,8 @@ def assert_same(golden, network, params, *, ragged=True, order=(0, 1), rtol=1e-6
     template = jax.eval_shape(lambda: network.init_carry(params, golden.xs.shape[1:2]))
     carry = as_carry(template, golden.carry, order)
     lengths = golden.lengths if ragged else None
-    final, ys = network.apply(params, golden.xs.astype(golden.ys.dtype), carry, lengths=lengths)
+    xs = golden.xs.astype(golden.ys.dtype)
+    final, ys = jax.jit(lambda params, carry: network.apply(params, xs, carry, lengths=lengths))(params, carry)
     assert ys.dtype == golden.ys.dtype
     np.testing.assert_allclose(ys, golden.ys, rtol=rtol, atol=rtol)
     for got, want in zip(jax.tree.leaves(final), jax.tree.leaves(as_carry(template, golden.final, order)), strict=True):

@@ -4,6 +4,7 @@ The files are read by libraries in C++ and Rust, which would end the process if 
 """
 
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -18,7 +20,7 @@ from onnx_models import LENGTHS, model_of, tensors
 from properties import params_of
 
 import jaxlstm as jl
-from jaxlstm.interop import OnnxLayer, from_onnx, load, load_params, save
+from jaxlstm.interop import OnnxLayer, from_onnx, from_torch, load, load_params, save, to_torch
 from jaxlstm.interop._arguments import check_network
 from jaxlstm.interop._description import to_text
 from jaxlstm.interop._safetensors import write
@@ -113,6 +115,35 @@ def test_load_params(tmp_path, good, changes):
         assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, PARAMS)
     else:
         assert str(tmp_path) in message
+
+
+TORCH = jl.Bidirectional(jl.LSTMCell(2))
+TORCH_PARAMS = params_of(TORCH, 3, np.random.default_rng(0), np.float32)
+TORCH_FILE = safetensors.numpy.save(to_torch(TORCH, TORCH_PARAMS))
+
+
+def check_from_torch(path, data):
+    """There is no checksum, so other numbers are read; other names, shapes and dtypes are not."""
+    path.write_bytes(data)
+    result, message = attempt(from_torch, path)
+    if result:
+        assert result[0] == TORCH
+        assert jax.tree.map(np.shape, result[1]) == jax.tree.map(np.shape, TORCH_PARAMS)
+    else:
+        assert str(path) in message or re.match(r"(?s)\S+: expected .+, got .+", message)
+
+
+@few
+@given(changes=several)
+def test_from_torch(tmp_path, changes):
+    check_from_torch(tmp_path / "x", apply(TORCH_FILE, changes))
+
+
+@pytest.mark.slow
+@many
+@given(changes=several)
+def test_from_torch_at_length(tmp_path, changes):
+    check_from_torch(tmp_path / "x", apply(TORCH_FILE, changes))
 
 
 values = st.one_of(
@@ -246,7 +277,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("read", [load, from_onnx])
+@pytest.mark.parametrize("read", [load, from_torch, from_onnx])
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
 def test_foreign_files(tmp_path, read, data):
     (tmp_path / "x").write_bytes(data)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from properties import params_of
 
 import jaxlstm as jl
 from jaxlstm.interop import load_params, save_params
@@ -20,7 +21,7 @@ def init():
 
 @pytest.fixture(scope="module")
 def params():
-    return init()
+    return jax.tree.map(jnp.asarray, {"network": params_of(NETWORK, 4, np.random.default_rng(0), np.float32)})
 
 
 @pytest.fixture

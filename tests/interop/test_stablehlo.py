@@ -50,7 +50,7 @@ def test_a_process_without_this_library_runs_it(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "(2, 1, 2)\n"
-    after, ys = NETWORK.apply(params, XS, carry, lengths=LENGTHS)
+    after, ys = jax.jit(lambda carry: NETWORK.apply(params, XS, carry, lengths=LENGTHS))(carry)
     with np.load(tmp_path / "outputs.npz") as outputs:
         for name, want in zip(outputs, (ys, *jax.tree.leaves(after)), strict=True):
             assert_allclose(outputs[name], want, rtol=1e-6, atol=1e-6)
@@ -61,7 +61,7 @@ def test_a_user_s_cell_and_any_number_of_steps_and_sequences(tmp_path):
     params = weights_of(cell)
     export(tmp_path / "x", cell, params)
     program = jax.export.deserialize((tmp_path / "x").read_bytes())
-    want = jl.unroll(cell, params, XS)[1]
+    want = jax.jit(lambda params: jl.unroll(cell, params, XS)[1])(params)
     for steps, batch in ((5, 4), (1, 1), (3, 2)):
         carry, ys = program.call(XS[:steps, :batch])
         assert_allclose(ys, want[:steps, :batch], rtol=1e-6, atol=1e-6)

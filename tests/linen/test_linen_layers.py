@@ -1,14 +1,30 @@
 """linen's `LSTM`, `GRU` and `SimpleRNN`: the core's networks, and what a module adds to them."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax_cases import BATCH, FEATURES, HIDDEN, INPUTS, LENGTHS, MASK, RESET, STEPS, VALID, assert_close, assert_same
+from flax_cases import (
+    BATCH,
+    FEATURES,
+    HIDDEN,
+    INPUTS,
+    LENGTHS,
+    MASK,
+    RESET,
+    STEPS,
+    VALID,
+    assert_close,
+    assert_same,
+    random_like,
+    run,
+)
 
 import jaxlstm as jl
-from jaxlstm.linen import GRU, LSTM, RNN, LSTMCell, SimpleRNN, last_output
+from jaxlstm.linen import GRU, LSTM, SimpleRNN, last_output
 
 F64 = {"param_dtype": jnp.float64}
 KEY = jax.random.key(0)
@@ -38,15 +54,13 @@ CALL = {"seq_lengths": LENGTHS, "mask": MASK, "reset": RESET}
 @pytest.mark.parametrize("name", LAYERS)
 def test_they_are_networks_of_the_core(name):
     module, network = LAYERS[name]
-    params = module.init(KEY, INPUTS)["params"]
+    params = jax.eval_shape(module.init, KEY, INPUTS)["params"]
     assert sorted(params) == [f"layer_{index}" for index in range(module.num_layers)]
-    drawn = network.init(jax.random.key(1), FEATURES, dtype=jnp.float64)
+    drawn = random_like(jax.eval_shape(lambda: network.init(KEY, FEATURES, dtype=jnp.float64)))
     renamed = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(drawn)}
     params = jax.tree_util.tree_map_with_path(lambda path, leaf: renamed[name_of(path)], params)
-    carry, ys = module.apply({"params": params}, INPUTS, **CALL)
-    after, expected = network.apply(
-        drawn, jnp.swapaxes(INPUTS, 0, 1), lengths=jnp.asarray(LENGTHS), mask=MASK.T, reset=RESET.T
-    )
+    carry, ys = run(module.apply, {"params": params}, INPUTS, **CALL)
+    after, expected = run(network.apply, drawn, INPUTS.swapaxes(0, 1), lengths=LENGTHS, mask=MASK.T, reset=RESET.T)
     assert_close((carry, ys), (after, jnp.swapaxes(expected, 0, 1)))
     assert not ys[~(VALID & MASK)].any()
 
@@ -61,20 +75,21 @@ def name_of(path):
 
 def test_any_split_with_the_carry_handed_on():
     module, _ = LAYERS["gru"]
-    (carry, ys), variables = module.init_with_output(KEY, INPUTS)
-    middle, first = module.apply(variables, INPUTS[:, :2])
-    end, second = module.apply(variables, INPUTS[:, 2:], initial_carry=middle)
+    (carry, ys), variables = run(module.init_with_output, KEY, INPUTS)
+    middle, first = run(module.apply, variables, INPUTS[:, :2])
+    end, second = run(module.apply, variables, INPUTS[:, 2:], initial_carry=middle)
     assert_close((end, jnp.concatenate([first, second], axis=1)), (carry, ys))
 
 
 def test_the_last_output_of_a_ragged_batch(without_type_hook):
     module = GRU(HIDDEN, num_layers=2, bidirectional=True, **F64)
-    (carry, _), variables = module.init_with_output(KEY, INPUTS, seq_lengths=LENGTHS)
+    (carry, ys), variables = run(module.init_with_output, KEY, INPUTS, seq_lengths=LENGTHS)
     assert last_output(carry).shape == (BATCH, 2 * HIDDEN)
     for index, length in enumerate(LENGTHS):
-        _, ys = module.apply(variables, INPUTS[index, :length])
-        alone = jnp.concatenate([ys[-1, :HIDDEN], ys[0, HIDDEN:]]) if length else jnp.zeros(2 * HIDDEN)
-        assert_close(last_output(carry)[index], alone)
+        both = [ys[index, length - 1, :HIDDEN], ys[index, 0, HIDDEN:]]
+        assert_close(last_output(carry)[index], jnp.concatenate(both) if length else jnp.zeros(2 * HIDDEN))
+    _, alone = run(module.apply, variables, INPUTS[2, : LENGTHS[2]])
+    assert_close(ys[2, : LENGTHS[2]], alone)
     for wrong in (None, (), (jnp.zeros(2), jnp.zeros(2))):
         with pytest.raises(TypeError, match="carry: expected the carry of LSTM, GRU or SimpleRNN"):
             last_output(wrong)
@@ -82,29 +97,25 @@ def test_the_last_output_of_a_ragged_batch(without_type_hook):
 
 def test_a_carry_that_is_learned():
     module = LSTM(HIDDEN, bidirectional=True, initial_carry="learned", **F64)
-    params = module.init(KEY, INPUTS)["params"]
+    params = run(module.init, KEY, INPUTS)["params"]
     start = params["layer_0"]["backward"]["initial_carry"]
     assert_same(start, {"h": jnp.zeros(HIDDEN), "c": jnp.zeros(HIDDEN)})
     params["layer_0"]["backward"]["initial_carry"] = {"h": jnp.ones(HIDDEN), "c": jnp.full(HIDDEN, 2.0)}
-    ((_, backward),), _ = module.apply({"params": params}, INPUTS, seq_lengths=LENGTHS)
+    ((_, backward),), _ = run(module.apply, {"params": params}, INPUTS, seq_lengths=LENGTHS)
     assert_same((backward.h[1], backward.c[1]), (jnp.ones(HIDDEN), jnp.full(HIDDEN, 2.0)))
-    gradient = jax.grad(lambda params: jnp.sum(module.apply({"params": params}, INPUTS)[1]))(params)
+    gradient = run(jax.grad(lambda params: jnp.sum(module.apply({"params": params}, INPUTS)[1])), params)
     assert all(leaf.any() for leaf in jax.tree.leaves(gradient))
-    only = RNN(LSTMCell(HIDDEN, **F64))  # a reset starts from the carry learned, too
-    assert only.init(KEY, INPUTS)["params"].keys() == {"cell"}
-    _, ys = module.apply({"params": params}, INPUTS, reset=np.ones_like(VALID))
-    _, alone = module.apply({"params": params}, INPUTS[:, 3:4])
+    _, ys = run(module.apply, {"params": params}, INPUTS, reset=np.ones_like(VALID))  # which starts from it, too
+    _, alone = run(module.apply, {"params": params}, INPUTS[:, 3:4])
     assert_close(ys[:, 3:4], alone)
 
 
 def test_dropout_needs_a_key_and_is_off_where_deterministic():
     module = LSTM(HIDDEN, num_layers=2, dropout=0.5, recurrent_dropout=0.25, **F64)
-    variables = module.init(KEY, INPUTS, deterministic=True)
-    _, calm = module.apply(variables, INPUTS, deterministic=True)
-    one, same, other = (
-        module.apply(variables, INPUTS, deterministic=False, rngs={"dropout": jax.random.key(seed)})[1]
-        for seed in (0, 0, 1)
-    )
+    variables = random_like(jax.eval_shape(partial(module.init, deterministic=True), KEY, INPUTS))
+    _, calm = run(module.apply, variables, INPUTS, deterministic=True)
+    drop = jax.jit(lambda key: module.apply(variables, INPUTS, deterministic=False, rngs={"dropout": key})[1])
+    one, same, other = (drop(jax.random.key(seed)) for seed in (0, 0, 1))
     assert_same(one, same)
     assert (one != other).any()
     assert (one != calm).any()
@@ -112,16 +123,17 @@ def test_dropout_needs_a_key_and_is_off_where_deterministic():
         module.apply(variables, INPUTS)
     with pytest.raises(nn.module.errors.InvalidRngError):
         module.apply(variables, INPUTS, deterministic=False)
-    LSTM(HIDDEN, dropout=0.5, **F64).apply({"params": {"layer_0": variables["params"]["layer_0"]}}, INPUTS)  # one layer
+    one_layer = {"params": {"layer_0": variables["params"]["layer_0"]}}
+    run(LSTM(HIDDEN, dropout=0.5, **F64).apply, one_layer, INPUTS)  # there is nothing between layers
 
 
 def test_mixed_precision(without_x64):
     module = LSTM(HIDDEN, num_layers=2, dtype=jnp.bfloat16)
     inputs = jnp.asarray(INPUTS, jnp.float32)
-    (carry, ys), variables = module.init_with_output(KEY, inputs)
+    (carry, ys), variables = run(module.init_with_output, KEY, inputs)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert (ys.dtype, carry[0].h.dtype, carry[1].c.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
-    _, exact = LSTM(HIDDEN, num_layers=2).apply(variables, inputs)
+    _, exact = run(LSTM(HIDDEN, num_layers=2).apply, variables, inputs)
     assert exact.dtype == jnp.float32
     np.testing.assert_allclose(ys.astype(jnp.float32), exact, atol=0.02)
 
@@ -136,7 +148,7 @@ class Block(nn.Module):
 
 def test_inside_flaxs_transforms():
     model = nn.Sequential([LSTM(HIDDEN, **F64), lambda carry, ys: ys, nn.Dense(1, param_dtype=jnp.float64)])
-    outputs, variables = model.init_with_output(KEY, INPUTS)
+    outputs, variables = run(model.init_with_output, KEY, INPUTS)
     assert outputs.shape == (BATCH, STEPS, 1)
     assert "layer_0" in model.tabulate(KEY, INPUTS)
     assert variables["params"].keys() == {"layers_0", "layers_2"}
@@ -145,7 +157,7 @@ def test_inside_flaxs_transforms():
     expected = jnp.asarray(INPUTS)
     for index in range(2):
         params = jax.tree.map(lambda leaf, index=index: leaf[index], stacked["params"]["GRU_0"])
-        _, expected = GRU(FEATURES, **F64).apply({"params": params}, expected)
+        _, expected = run(GRU(FEATURES, **F64).apply, {"params": params}, expected)
     assert_close(outputs, expected)
 
 
@@ -153,7 +165,7 @@ def test_partitioning():
     options = {"bidirectional": True, "initial_carry": "learned", **F64}
     axes = {"w_ih": (None, "model"), "w_hh": ("data", "model"), "h": ("model",)}
     plain = LSTM(HIDDEN, **options)
-    variables = LSTM(HIDDEN, partitioning=axes, **options).init(KEY, INPUTS)
+    variables = run(LSTM(HIDDEN, partitioning=axes, **options).init, KEY, INPUTS)
     specs = {name: jax.sharding.PartitionSpec(*names) for name, names in axes.items()}
     none = jax.sharding.PartitionSpec()
     direction = {
@@ -162,9 +174,9 @@ def test_partitioning():
     }
     layer = {"forward": direction, "backward": direction}
     assert nn.get_partition_spec(variables) == {"params": {"layer_0": layer}}
-    assert_same(nn.meta.unbox(variables), plain.init(KEY, INPUTS))
+    assert_same(nn.meta.unbox(variables), run(plain.init, KEY, INPUTS))
     jitted = nn.jit(LSTM)(HIDDEN, partitioning=axes, **options)
-    assert_close(jitted.apply(variables, INPUTS), plain.apply(nn.meta.unbox(variables), INPUTS))
+    assert_close(run(jitted.apply, variables, INPUTS), run(plain.apply, nn.meta.unbox(variables), INPUTS))
     stacked = nn.vmap(
         GRU,
         in_axes=None,
@@ -208,7 +220,7 @@ def test_bad_options(message, without_type_hook):
 
 def test_bad_calls():
     module, _ = LAYERS["lstm"]
-    variables = module.init(KEY, INPUTS)
+    variables = random_like(jax.eval_shape(module.init, KEY, INPUTS))
     bad = {
         "inputs: expected 3 features on the last axis, as the params, got 2": {"inputs": INPUTS[..., :2]},
         "inputs: expected an array [*batch, T, I]": {"inputs": INPUTS[0, 0]},

@@ -5,7 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from flax_cases import BATCH, FEATURES, HIDDEN, INPUTS, LENGTHS, MASK, RESET, STEPS, assert_close, assert_same, weighed
+from flax_cases import (
+    BATCH,
+    FEATURES,
+    HIDDEN,
+    INPUTS,
+    LENGTHS,
+    MASK,
+    RESET,
+    STEPS,
+    assert_close,
+    assert_same,
+    run,
+    weighed,
+)
 
 from jaxlstm import linen
 from jaxlstm.nnx import GRU, LSTM, SimpleRNN, last_output
@@ -24,20 +37,23 @@ def test_they_are_linens(kind, name):
     model = kind(FEATURES, HIDDEN, **OPTIONS[name], **F64, rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.state(model))
     twin = getattr(linen, name)(HIDDEN, **OPTIONS[name], **F64)
-    assert jax.tree.structure(twin.init(jax.random.key(0), INPUTS)["params"]) == jax.tree.structure(params)
-    expected = twin.apply({"params": params}, INPUTS, **CALL)
-    assert_close(model(INPUTS, **CALL), expected)
-    assert_close(last_output(model(INPUTS)[0]), last_output(twin.apply({"params": params}, INPUTS)[0]))
+    assert jax.tree.structure(jax.eval_shape(twin.init, jax.random.key(0), INPUTS)["params"]) == jax.tree.structure(
+        params
+    )
+    carry, ys = run(model, INPUTS, **CALL)
+    after, expected = run(twin.apply, {"params": params}, INPUTS, **CALL)
+    assert_close((carry, ys), (after, expected))
+    assert_close(last_output(carry), linen.last_output(after))
 
 
 def test_without_dropout_all_state_is_params():
     model = LSTM(FEATURES, HIDDEN, **F64, rngs=nnx.Rngs(0))
     graph, state = nnx.split(model)
     carry, ys = jax.jit(model)(INPUTS)
-    middle, first = model(INPUTS[:, :2])
-    end, second = model(INPUTS[:, 2:], initial_carry=middle)
+    middle, first = run(model, INPUTS[:, :2])
+    end, second = run(model, INPUTS[:, 2:], initial_carry=middle)
     assert_close((end, jnp.concatenate([first, second], axis=1)), (carry, ys))
-    plain = jax.grad(lambda state: weighed(nnx.merge(graph, state)(INPUTS)))(state)
+    plain = run(jax.grad(lambda state: weighed(nnx.merge(graph, state)(INPUTS))), state)
     lifted = nnx.grad(lambda model: weighed(model(INPUTS)))(model)
     assert_close(nnx.to_pure_dict(plain), nnx.to_pure_dict(lifted))
     assert_close(nnx.jit(lambda model, xs: model(xs))(model, jnp.asarray(INPUTS)), (carry, ys))
@@ -83,9 +99,12 @@ def test_inside_flaxs_transforms():
 
 
 def test_mixed_precision(without_x64):
-    model = GRU(FEATURES, HIDDEN, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    carry, ys = model(jnp.asarray(INPUTS, jnp.float32))
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype(jnp.float32)}
+    def state_and_outputs(inputs):
+        model = GRU(FEATURES, HIDDEN, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+        return nnx.to_pure_dict(nnx.state(model)), model(inputs)
+
+    params, (carry, ys) = jax.eval_shape(state_and_outputs, jnp.asarray(INPUTS, jnp.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
     assert (ys.dtype, carry[0].h.dtype) == (jnp.bfloat16, jnp.bfloat16)
 
 
@@ -99,7 +118,7 @@ def test_partitioning(without_type_hook):
     assert specs["w_ih"] == jax.sharding.PartitionSpec()
     plain = LSTM(FEATURES, HIDDEN, **F64, rngs=nnx.Rngs(0))
     assert_same(nnx.to_pure_dict(params), nnx.to_pure_dict(nnx.state(plain)["layer_0"]))
-    assert_same(jax.jit(model)(INPUTS), jax.jit(plain)(INPUTS))
+    assert_same(run(model, INPUTS), run(plain, INPUTS))
     with pytest.raises(ValueError, match=r"partitioning: expected names among b, b_hn, w_hh, w_ih, got 'kernel'"):
         GRU(2, 2, partitioning={"kernel": (None,)}, rngs=nnx.Rngs(0))
 
@@ -110,8 +129,10 @@ def test_bad_input(without_type_hook):
         "in_features: expected a positive int, got 0": lambda: LSTM(0, 2, rngs=rngs),
         "features: expected a positive int": lambda: GRU(2, 2.0, rngs=rngs),
         "initial_carry: expected 'zeros' or 'learned'": lambda: SimpleRNN(2, 2, initial_carry=None, rngs=rngs),
-        "inputs: expected 2 features on the last axis, as the params, got 3": lambda: GRU(2, 2, rngs=rngs)(INPUTS),
-        "reset: expected shape (4, 5), got (4,)": lambda: GRU(3, 2, rngs=rngs)(INPUTS, reset=np.ones(4, bool)),
+        "inputs: expected 2 features on the last axis, as the params, got 3": lambda: GRU(2, 2, **F64, rngs=rngs)(
+            INPUTS
+        ),
+        "reset: expected shape (4, 5), got (4,)": lambda: GRU(3, 2, **F64, rngs=rngs)(INPUTS, reset=np.ones(4, bool)),
     }
     for message, call in bad.items():
         with pytest.raises((ValueError, TypeError)) as error:

@@ -26,6 +26,7 @@ from flax_cases import (
     everything,
     last_carry,
     random_like,
+    run,
     weighed,
 )
 
@@ -82,7 +83,7 @@ def compare(name, calls, dtype=jnp.float64, tolerance=1e-12):
     first = random_like((ZEROS, ZEROS) if "LSTM" in name else ZEROS, 1)
 
     def results(module):
-        def run(params, inputs, first, call):
+        def call_of(params, inputs, first, call):
             rnn = nnx.merge(graph, params, rest)
             rnn.unroll = 1 + call.get("reverse", False)
             result = rnn(inputs, initial_carry=first, **call)
@@ -94,7 +95,7 @@ def compare(name, calls, dtype=jnp.float64, tolerance=1e-12):
         point = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, jnp.asarray(INPUTS), first))
         return [
             ((nnx.to_pure_dict(by_params), *others), result)
-            for (by_params, *others), result in everything(run, calls, *point)
+            for (by_params, *others), result in everything(call_of, calls, *point)
         ]
 
     mine, theirs = (nnx.state(rnn_of(module, name)) for module in (ours, nnx))
@@ -151,7 +152,7 @@ def test_a_cell_that_the_core_does_not_know_gets_the_same(call):
     inputs = jnp.asarray(np.where((VALID & MASK)[..., None], INPUTS, np.nan))
     first = random_like((ZEROS, ZEROS), 1)
 
-    def run(cell):
+    def results(cell):
         graph, params, rest = split(ours.RNN(cell(*SIZES, rngs=nnx.Rngs(0), **F64), return_carry=True))
 
         def loss(params, inputs, first):
@@ -161,7 +162,7 @@ def test_a_cell_that_the_core_does_not_know_gets_the_same(call):
         gradients, result = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(params, inputs, first)
         return nnx.to_pure_dict(gradients[0]), gradients[1:], result
 
-    core, scanned = run(ours.LSTMCell), run(Subclass)
+    core, scanned = results(ours.LSTMCell), results(Subclass)
     assert_close(scanned, core)
     assert np.isfinite(core[1][0]).all()
 
@@ -169,13 +170,13 @@ def test_a_cell_that_the_core_does_not_know_gets_the_same(call):
 def test_what_is_fixed():
     first = random_like((ZEROS, ZEROS), 1)
     rnn, theirs = (rnn_of(module, "LSTMCell") for module in (ours, nnx))
-    (c, h), outputs = rnn(INPUTS, initial_carry=first, seq_lengths=LENGTHS)
+    (c, h), outputs = run(rnn, INPUTS, initial_carry=first, seq_lengths=LENGTHS)
     assert_same((c[1], h[1]), (first[0][1], first[1][1]))
     assert not outputs[~VALID].any()
     padded = rnn_of(ours, "LSTMCell", zero_padding=False)
     for call in (CALLS["lengths"], CALLS["reverse"]):
-        carry, outputs = padded(INPUTS, initial_carry=first, **call)
-        their_carry, their_outputs = theirs(INPUTS, initial_carry=first, **call)
+        carry, outputs = run(padded, INPUTS, initial_carry=first, **call)
+        their_carry, their_outputs = run(theirs, INPUTS, initial_carry=first, **call)
         assert_close((last_carry(carry, call), outputs), (last_carry(their_carry, call), their_outputs))
         assert_same(carry[0][1], first[0][1])
 
@@ -187,9 +188,9 @@ def test_zeros_need_no_random_numbers():
         assert not any(leaf.any() for leaf in jax.tree.leaves(cell.initialize_carry((BATCH, FEATURES))))
         rnn = ours.RNN(cell, rngs=False)
         assert jax.tree.structure(nnx.state(rnn)["cell"]) == jax.tree.structure(before)
-        jax.jit(rnn)(INPUTS)  # nothing is drawn, so nothing of the module changes in another trace
+        jax.eval_shape(rnn, jnp.asarray(INPUTS))  # nothing is drawn, so nothing of the module changes in another trace
     keep = ours.RNN(cell_of(ours, "GRUCell"))
-    jax.jit(keep)(INPUTS)
+    jax.eval_shape(keep, jnp.asarray(INPUTS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from flax 0.12 on, carry_init gives one
         drawn = cell_of(ours, "GRUCell", carry_init=nnx.initializers.normal())
@@ -199,7 +200,7 @@ def test_zeros_need_no_random_numbers():
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_users_cell_works_as_in_flax(reverse):
-    def run(module):
+    def results(module):
         rnn = module.RNN(
             Dropping(nnx.Rngs(0, dropout=1)),
             reverse=reverse,
@@ -207,10 +208,10 @@ def test_a_users_cell_works_as_in_flax(reverse):
             broadcast_rngs="dropout",
             rngs=nnx.Rngs(2),
         )
-        results = rnn(jnp.asarray(INPUTS)), rnn(jnp.asarray(INPUTS))
-        return results, nnx.to_pure_dict(nnx.state(rnn, nnx.RngCount))
+        twice = rnn(jnp.asarray(INPUTS)), rnn(jnp.asarray(INPUTS))
+        return twice, nnx.to_pure_dict(nnx.state(rnn, nnx.RngCount))
 
-    mine, theirs = run(ours), run(nnx)
+    mine, theirs = results(ours), results(nnx)
     assert_close(mine, theirs)
     assert (mine[0][0][1]["h"] != mine[0][1][1]["h"]).any()
 
@@ -221,15 +222,15 @@ def test_bidirectional():
 
     mine, theirs = (network(module, return_carry=True) for module in (ours, nnx))
     call = CALLS["lengths"]
-    (carry, outputs), (their_carry, their_outputs) = mine(INPUTS, **call), theirs(INPUTS, **call)
+    (carry, outputs), (their_carry, their_outputs) = run(mine, INPUTS, **call), theirs(INPUTS, **call)
     assert_close(
         (last_carry(carry, call), counting(outputs, call)),
         (last_carry(their_carry, call), counting(their_outputs, call)),
     )
-    assert_close(network(ours)(INPUTS, mask=VALID), outputs)
+    assert_close(run(network(ours), INPUTS, mask=VALID), outputs)
     reset = np.zeros_like(VALID)
     reset[:, 2] = True
-    assert_close(mine(INPUTS, reset=reset)[1][:, 2:], mine(INPUTS[:, 2:])[1])
+    assert_close(run(mine, INPUTS, reset=reset)[1][:, 2:], run(mine, INPUTS[:, 2:])[1])
 
 
 def test_b_hn():
