@@ -145,7 +145,8 @@ def _seq_lengths(lengths: ArrayLike, batch_shape: tuple[int, ...], steps: int) -
     if array.shape != batch_shape:
         _checks.reject("seq_lengths", f"shape {batch_shape}", array.shape)
     if not isinstance(array, Tracer):
-        low, high = np.min(array, initial=0), np.max(array, initial=0)
+        values = np.asarray(array)  # else, inside jit, these would be operations of the program
+        low, high = values.min(initial=0), values.max(initial=0)
         if low < 0 or high > steps:
             _checks.reject("seq_lengths", f"values in 0..{steps} (the number of steps in inputs)", f"{low}..{high}")
     return jnp.clip(array, 0, steps)

@@ -120,12 +120,12 @@ def surprise(passage: str, path: Path, bits: Mapping[str, Any]) -> None:
     for axes, (cell, values) in zip(panels, bits.items(), strict=True):
         shades = np.full(lines * columns, np.nan)
         shades[: len(passage)] = values[: len(passage), 0]
-        image = axes.imshow(shades.reshape(lines, columns), cmap="Reds", vmin=0, vmax=8, aspect="auto")
+        axes.imshow(shades.reshape(lines, columns), cmap="Reds", vmin=0, vmax=8, aspect="auto")
         for place, character in enumerate(passage):
             shown = {"\n": "\u21b5"}.get(character, character)
             axes.text(place % columns, place // columns, shown, ha="center", va="center", family="monospace", size=9)
         axes.set(title=f"{cell}: {np.mean(values):.2f} bits per character", xticks=[], yticks=[])
-    figure.colorbar(image, ax=list(panels), label="bits")
+    figure.colorbar(panels[0].images[0], ax=list(panels), label="bits")
     figure.savefig(path, dpi=150)
 
 

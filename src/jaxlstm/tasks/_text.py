@@ -108,7 +108,8 @@ def in_rows(text: Text, rows: int) -> Chunk:
     """The whole text as one chunk of so many rows; what does not fill them is left out."""
     count = (len(text.characters) - 1) // rows * rows
     parts = text.characters[:count], text.characters[1 : count + 1], text.begins[:count]
-    return Chunk(*(np.array(part.reshape(rows, -1).T) for part in parts))
+    rowed: list[Any] = [np.array(part.reshape(rows, -1).T) for part in parts]
+    return Chunk(*rowed)
 
 
 def network(recipe: Recipe, cell: Cell) -> Network:
