@@ -129,8 +129,8 @@ def test_every_task_is_trained_and_evaluated(task, tmp_path, capsys):
     arguments = ["--cell", "rnn", *TINY]
     if task in GENERATED:
         arguments += ["--length", str(SHORT.get(task, 5))]
-    if task == "jsb":
-        arguments += ["--file", chorales(tmp_path)]
+    if task in FILES:
+        arguments += ["--file", FILES[task](tmp_path)]
     code, printed, err = say(capsys, "train", task, "--out", tmp_path / "run", *arguments)
     assert (code, err) == (0, "")
     assert tasks.TASKS[task].picture_name in {path.name for path in (tmp_path / "run").iterdir()}
@@ -149,6 +149,15 @@ def chorales(directory):
             parts[name][0, index] = np.eye(4 + index, 88, dtype=np.uint8)
     savemat(directory / "chorales.mat", parts)
     return directory / "chorales.mat"
+
+
+def book(directory):
+    """A text."""
+    (directory / "book.txt").write_text("to be or not to be, " * 50)
+    return str(directory / "book.txt")
+
+
+FILES = {"jsb": chorales, "text": book}
 
 
 def test_the_chorales_are_found_again_from_another_directory(tmp_path, capsys, monkeypatch):
