@@ -16,14 +16,12 @@ RESET = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 1, 1, 0
 
 # Ways of Flax's call.
 CALLS = {
-    "plain": {},
     "lengths": {"seq_lengths": LENGTHS},
-    "backward": {"reverse": True, "time_major": True},
     "reverse": {"reverse": True, "seq_lengths": LENGTHS},
     "keep_order": {"reverse": True, "keep_order": True, "seq_lengths": LENGTHS, "time_major": True},
     "outputs": {"reverse": True, "seq_lengths": LENGTHS, "return_carry": False},
 }
-SWEEP = ("lengths", "backward", "keep_order", "outputs")
+SWEEP = ("lengths", "keep_order", "outputs")  # every option in one of them, more steps a loop iteration in the last two
 
 
 def random_like(tree, seed=0):

@@ -80,8 +80,8 @@ def compare(name, calls, dtype=jnp.float64, tolerance=1e-12):
     """Our results and Flax's with random params."""
     cell = CELLS[name].clone(param_dtype=dtype)
     inputs = jnp.asarray(INPUTS, dtype)
-    variables, mine = (run(module.RNN(cell).init, jax.random.key(0), inputs) for module in (nn, ours))
-    assert_same(mine, variables)
+    variables, mine = (jax.eval_shape(module.RNN(cell).init, jax.random.key(0), inputs) for module in (nn, ours))
+    assert mine == variables
     first = jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), inputs[:, 0].shape))
 
     def call_of(module, variables, inputs, first, call):
@@ -102,7 +102,7 @@ def test_numbers_are_flaxs(name, call):
 @pytest.mark.parametrize("name", CELLS)
 def test_numbers_are_flaxs_in_every_call(name):
     compare(name, SWEEP)
-    compare(name, SWEEP[2:], jnp.float32, 1e-6)
+    compare(name, SWEEP[1:], jnp.float32, 1e-6)
 
 
 def test_the_way_each_cell_goes(monkeypatch):
