@@ -113,7 +113,7 @@ def test_a_seed_alone_is_the_same_run_as_among_others(run, tmp_path, capsys):
 
 def _template(recipe):
     problem, networks = tasks._train._prepare(recipe)
-    return jax.eval_shape(tasks._train._init(problem, networks["lstm"]), jax.random.key(0))
+    return jax.eval_shape(tasks._models.init(problem, networks["lstm"]), jax.random.key(0))
 
 
 SHORT = {"reber": 9, "adding-1997": 20, "multiplication": 20, "temporal-order-6a": 10, "temporal-order-6b": 10}

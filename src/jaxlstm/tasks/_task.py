@@ -81,6 +81,11 @@ class Recipe:
             _checks.reject("file", "the path of a file", _checks.describe(self.file), TypeError)
 
     @property
+    def every_seed(self) -> range:
+        """The seeds of the models."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """The names of the cells to train."""
         return tuple(CELLS) if self.cell == "all" else (self.cell,)

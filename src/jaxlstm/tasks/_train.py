@@ -2,19 +2,15 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 import jaxlstm
 from jaxlstm._network import Network
-from jaxlstm._types import Carry, Key
 from jaxlstm.interop import save_params
 from jaxlstm.tasks import (
     _adding,
@@ -24,6 +20,7 @@ from jaxlstm.tasks import (
     _long_lags,
     _marked,
     _mnist1d,
+    _models,
     _pictures,
     _reber,
     _run,
@@ -31,13 +28,13 @@ from jaxlstm.tasks import (
     _text,
     _vowels,
 )
-from jaxlstm.tasks._model import ModelParams, init_model
-from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
-from jaxlstm.training import Checkpoints, TrainState, fit, init_state, make_train_step
+from jaxlstm.tasks._models import Models
+from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.training import Checkpoints, fit, make_train_step
 from jaxlstm.training._mesh import DATA, MeshStep
-from jaxlstm.training._optimizers import GradientTransformation, clipped_adam, per_model
+from jaxlstm.training._optimizers import clipped_adam, per_model
 from jaxlstm.training._processes import is_first, local
-from jaxlstm.training._step import LossFn, TrainStep
+from jaxlstm.training._step import TrainStep
 
 TASKS: dict[str, Task] = {
     task.recipe.task: task
@@ -60,8 +57,6 @@ TASKS: dict[str, Task] = {
 }
 
 MINUTES = 10  # between checkpoints, at most
-
-Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
 
 
 def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bool = False) -> str:
@@ -89,9 +84,9 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
-    step = _step(make_train_step(_loss(problem, networks), optimizer))
-    predict = _predictor(problem, networks)
-    state = _initial_state(recipe, problem, networks, optimizer)
+    step = _step(make_train_step(_models.loss(problem, networks), optimizer))
+    predict = _models.predictor(problem, networks)
+    state = _models.initial_state(recipe, problem, networks, optimizer)
 
     if is_first() and not resume:
         _run.create(directory, recipe, jaxlstm.__version__)
@@ -103,7 +98,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
             state,
             _batches(recipe, problem),
             steps=recipe.steps,
-            evaluate=lambda state: _scores(problem, predict(local(state.params))),
+            evaluate=lambda state: _models.scores(problem, predict(local(state.params))),
             evaluate_every=recipe.evaluate_every,
             log=directory / _run.METRICS,
             save=lambda state: _save(recipe, directory, local(state.params)),
@@ -142,9 +137,9 @@ def evaluate(directory: Path) -> str:
     problem, networks = _prepare(recipe)
     models = {}
     for cell, network in networks.items():
-        template = jax.eval_shape(_init(problem, network), jax.random.key(0))
-        models[cell] = _stack([_run.read_weights(directory, cell, seed, template) for seed in _seeds(recipe)])
-    return _report(recipe, problem, _predictor(problem, networks)(models))
+        template = jax.eval_shape(_models.init(problem, network), jax.random.key(0))
+        models[cell] = _models.stack([_run.read_weights(directory, cell, seed, template) for seed in recipe.every_seed])
+    return _report(recipe, problem, _models.predictor(problem, networks)(models))
 
 
 def _recipe(directory: Path) -> Recipe:
@@ -166,84 +161,6 @@ def _prepare(recipe: Recipe) -> tuple[Problem, dict[str, Network]]:
     return problem, {cell: problem.network(problem.cell(cell, recipe.hidden_size)) for cell in recipe.cells}
 
 
-def _seeds(recipe: Recipe) -> range:
-    return range(recipe.seed, recipe.seed + recipe.seeds)
-
-
-def _init(problem: Problem, network: Network) -> Callable[[Key], ModelParams]:
-    return lambda key: init_model(network, key, problem.input_size, problem.outputs, problem.steps_read)
-
-
-def _initial_state(
-    recipe: Recipe, problem: Problem, networks: dict[str, Network], optimizer: GradientTransformation
-) -> TrainState:
-    """One state for all models, each leaf with an axis of seeds.
-
-    A loop over the seeds: vmapped QR decompositions can leave XLA waiting for ever on a machine with few cores.
-    """
-    states = []
-    for seed in _seeds(recipe):
-        init_key, key = jax.random.split(jax.random.key(seed))
-        keys = {cell: jax.random.fold_in(init_key, index) for index, cell in enumerate(CELLS)}
-        params = {cell: _init(problem, network)(keys[cell]) for cell, network in networks.items()}
-        states.append(init_state(params, optimizer, key, carry=_initial_carry(problem, networks, params)))
-    return _stack(states)
-
-
-def _initial_carry(problem: Problem, networks: dict[str, Network], params: Models) -> dict[str, Carry] | None:
-    if problem.initial_carry is None:
-        return None
-    return {cell: problem.initial_carry(network, params[cell]) for cell, network in networks.items()}
-
-
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _loss(problem: Problem, networks: dict[str, Network]) -> LossFn:
-    """The sum of the cells' losses on the same batch: each one's gradient is its own."""
-
-    def total(losses: dict[str, Array], reported: dict[str, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
-        metrics = {
-            f"{cell}.{name}": number
-            for cell, value in losses.items()
-            for name, number in ({"loss": value} | reported[cell]).items()
-        }
-        return jnp.sum(jnp.stack(list(losses.values()))), metrics
-
-    def loss(params: Models, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
-        results = {cell: problem.loss(network, params[cell], batch, key) for cell, network in networks.items()}
-        return total(*_unzip(results))
-
-    def carried(params: Models, carry: dict[str, Carry], batch: Any, key: Key) -> tuple[Array, tuple[Any, Any]]:
-        results = {
-            cell: problem.loss(network, params[cell], carry[cell], batch, key) for cell, network in networks.items()
-        }
-        losses, others = _unzip(results)
-        carry, reported = _unzip(others)
-        value, metrics = total(losses, reported)
-        return value, (carry, metrics)
-
-    return loss if problem.initial_carry is None else carried
-
-
-def _unzip(pairs: dict[str, tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {name: first for name, (first, _) in pairs.items()}, {name: second for name, (_, second) in pairs.items()}
-
-
-def _predictor(problem: Problem, networks: dict[str, Network]) -> Callable[[Models], Models]:
-    """The function from all models to their predictions: one jitted program, so that numbers repeat exactly."""
-    predict = jax.jit(
-        lambda models: [jax.vmap(partial(problem.predict, network))(models[cell]) for cell, network in networks.items()]
-    )
-    return lambda models: dict(zip(networks, predict(models), strict=True))
-
-
-def _scores(problem: Problem, predictions: Models) -> dict[str, np.ndarray]:
-    """The test figure of each cell's models: ``[S]``."""
-    return {f"{cell}.test": np.stack([problem.score(one) for one in value]) for cell, value in predictions.items()}
-
-
 def _step(train_step: Any) -> TrainStep:
     """One step of every seed's models; of several processes, each with its part of the sequences."""
     many = jax.vmap(train_step)
@@ -254,7 +171,7 @@ def _step(train_step: Any) -> TrainStep:
 
 def _batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
     """Each seed's batch, stacked; of several processes, each has its part of it."""
-    for batches in zip(*(problem.batches(seed) for seed in _seeds(recipe)), strict=True):
+    for batches in zip(*(problem.batches(seed) for seed in recipe.every_seed), strict=True):
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
         yield batch if jax.process_count() == 1 else _part(recipe, batch)
 
@@ -274,7 +191,7 @@ def _save(recipe: Recipe, directory: Path, models: Models) -> None:
     if not is_first():
         return
     for cell, stacked in models.items():
-        for index, seed in enumerate(_seeds(recipe)):
+        for index, seed in enumerate(recipe.every_seed):
             params = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
             save_params(_run.weights_path(directory, cell, seed), params)
 
@@ -282,7 +199,7 @@ def _save(recipe: Recipe, directory: Path, models: Models) -> None:
 def _report(recipe: Recipe, problem: Problem, predictions: Models) -> str:
     """A line for each cell: its test figure, and where there are several seeds their mean and standard deviation."""
     lines = []
-    for name, scores in _scores(problem, predictions).items():
+    for name, scores in _models.scores(problem, predictions).items():
         shown = " ".join(f"{score:.5f}" for score in scores)
         if recipe.seeds > 1:
             mean, spread = np.mean(scores, dtype=np.float64), np.std(scores, ddof=1, dtype=np.float64)

@@ -1,0 +1,96 @@
+"""All models of a run as one: a model for each cell, each leaf with an axis of seeds."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxlstm._network import Network
+from jaxlstm._types import Carry, Key
+from jaxlstm.tasks._model import ModelParams, init_model
+from jaxlstm.tasks._task import CELLS, Problem, Recipe
+from jaxlstm.training import TrainState, init_state
+from jaxlstm.training._optimizers import GradientTransformation
+from jaxlstm.training._step import LossFn
+
+Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
+
+
+def init(problem: Problem, network: Network) -> Callable[[Key], ModelParams]:
+    """The function from a key to the initial params of one model."""
+    return lambda key: init_model(network, key, problem.input_size, problem.outputs, problem.steps_read)
+
+
+def initial_state(
+    recipe: Recipe, problem: Problem, networks: dict[str, Network], optimizer: GradientTransformation
+) -> TrainState:
+    """One state for all models, each leaf with an axis of seeds.
+
+    A loop over the seeds: vmapped QR decompositions can leave XLA waiting for ever on a machine with few cores.
+    """
+    states = []
+    for seed in recipe.every_seed:
+        init_key, key = jax.random.split(jax.random.key(seed))
+        keys = {cell: jax.random.fold_in(init_key, index) for index, cell in enumerate(CELLS)}
+        params = {cell: init(problem, network)(keys[cell]) for cell, network in networks.items()}
+        states.append(init_state(params, optimizer, key, carry=_initial_carry(problem, networks, params)))
+    return stack(states)
+
+
+def _initial_carry(problem: Problem, networks: dict[str, Network], params: Models) -> dict[str, Carry] | None:
+    if problem.initial_carry is None:
+        return None
+    return {cell: problem.initial_carry(network, params[cell]) for cell, network in networks.items()}
+
+
+def stack(trees: list[Any]) -> Any:
+    """One tree, each leaf with an axis of seeds."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def loss(problem: Problem, networks: dict[str, Network]) -> LossFn:
+    """The sum of the cells' losses on the same batch: each one's gradient is its own."""
+
+    def total(losses: dict[str, Array], reported: dict[str, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
+        metrics = {
+            f"{cell}.{name}": number
+            for cell, value in losses.items()
+            for name, number in ({"loss": value} | reported[cell]).items()
+        }
+        return jnp.sum(jnp.stack(list(losses.values()))), metrics
+
+    def fresh(params: Models, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
+        results = {cell: problem.loss(network, params[cell], batch, key) for cell, network in networks.items()}
+        return total(*_unzip(results))
+
+    def carried(params: Models, carry: dict[str, Carry], batch: Any, key: Key) -> tuple[Array, tuple[Any, Any]]:
+        results = {
+            cell: problem.loss(network, params[cell], carry[cell], batch, key) for cell, network in networks.items()
+        }
+        losses, others = _unzip(results)
+        carry, reported = _unzip(others)
+        value, metrics = total(losses, reported)
+        return value, (carry, metrics)
+
+    return fresh if problem.initial_carry is None else carried
+
+
+def _unzip(pairs: dict[str, tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {name: first for name, (first, _) in pairs.items()}, {name: second for name, (_, second) in pairs.items()}
+
+
+def predictor(problem: Problem, networks: dict[str, Network]) -> Callable[[Models], Models]:
+    """The function from all models to their predictions: one jitted program, so that numbers repeat exactly."""
+    predict = jax.jit(
+        lambda models: [jax.vmap(partial(problem.predict, network))(models[cell]) for cell, network in networks.items()]
+    )
+    return lambda models: dict(zip(networks, predict(models), strict=True))
+
+
+def scores(problem: Problem, predictions: Models) -> dict[str, np.ndarray]:
+    """The test figure of each cell's models: ``[S]``."""
+    return {f"{cell}.test": np.stack([problem.score(one) for one in value]) for cell, value in predictions.items()}
