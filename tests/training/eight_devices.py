@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 import jaxlstm as jl
@@ -120,6 +120,38 @@ def test_what_devices_tell_each_other_does_not_grow_with_time():
     assert sizes[0] == sizes[1] > 0
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(PARAMS))
     assert sizes[0] < 1.5 * weights
+
+
+def test_weight_gradients_of_bfloat16_are_summed_in_float32():
+    """As on one device: with jax 0.12, XLA on CPU sums in 16 bits where a matmul contracts two axes."""
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape) / 2, jnp.bfloat16), PARAMS["cell"])
+    xs = jnp.asarray(draw.normal(size=(512, 16, 3)), jnp.bfloat16)
+
+    def gradient(dtype):
+        here, xs_here = jax.tree.map(lambda a: a.astype(dtype), (params, xs))
+        xs_here = jax.device_put(xs_here, NamedSharding(mesh(data=8), Spec(None, "data")))
+        loss = lambda p: (jl.unroll(CELL, p, xs_here)[1].astype(jnp.float64) ** 2).mean()  # noqa: E731
+        return [np.asarray(leaf, np.float64) for leaf in jax.jit(jax.grad(loss))(here)]
+
+    for got, want in zip(gradient(jnp.bfloat16), gradient(jnp.float64), strict=True):
+        assert np.linalg.norm(got - want) < 0.01 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_gradients_of_any_batch_axes_are_those_of_plain_autodiff(batch):
+    draw = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape)), PARAMS["cell"])
+    xs = jnp.asarray(draw.normal(size=(5, *batch, 3)))
+
+    def by_the_rule(params, xs):
+        return (jl.unroll(CELL, params, xs)[1] ** 3).sum()
+
+    def by_plain_autodiff(params, xs):
+        return (jax.lax.scan(partial(CELL.step, params), CELL.init_carry(params, batch), xs)[1] ** 3).sum()
+
+    got, want = (jax.jit(jax.grad(loss, argnums=(0, 1)))(params, xs) for loss in (by_the_rule, by_plain_autodiff))
+    assert_close(got, want, rtol=1e-10)
 
 
 def collectives(text):
