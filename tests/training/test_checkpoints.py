@@ -205,8 +205,8 @@ def test_one_of_another_model(saved):
 
 def test_one_of_an_older_format(saved):
     record = saved / "saved" / "6" / "jaxlstm" / "metadata"
-    record.write_text(record.read_text().replace('"format": 1', '"format": 0'))
-    refused(saved, "6 has the format 0; this version of jaxlstm reads format 1", resume=True)
+    record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
+    refused(saved, "6 has the format 1; this version of jaxlstm reads format 2", resume=True)
 
 
 def test_a_foreign_one(saved):
@@ -236,6 +236,32 @@ def test_a_damaged_one_is_named_and_the_one_before_is_there(saved, how):
     refused(saved, r"6 is damaged \(", resume=True)
     shutil.rmtree(latest)
     assert run(saved, resume=True, steps=4).step == 4
+
+
+def test_a_record_that_has_changed_on_disk_is_named(saved):
+    record = saved / "saved" / "6" / "jaxlstm" / "metadata"
+    content = record.read_text()
+    record.write_text(content.replace('"score": null', '"score": 1234'))
+    refused(saved, r"6 is damaged \(its record has another sum than was written\)", resume=True)
+    record.write_text(content)
+    assert run(saved, resume=True).step == 6
+
+
+def test_a_bit_that_has_changed_on_disk_is_named(tmp_path):
+    """In the data of an array, where neither Orbax nor TensorStore would notice it."""
+    optimizer, noise = optax.sgd(0.1), np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    train_step = make_train_step(lambda params, batch, key: (params["w"].sum(), {}), optimizer)
+    checkpoints = Checkpoints(tmp_path)
+    start = init_state({"w": noise}, optimizer, jax.random.key(0))
+    state = fit(train_step, start, [None], steps=1, checkpoints=checkpoints, progress=False)
+    (data,) = (path for path in tmp_path.glob("1/state/**/d/*") if path.stat().st_size > 15_000)
+    content = data.read_bytes()
+    for place in (6_000, 12_000):
+        data.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"1 is damaged \("):
+            checkpoints.restore(state)
+    data.write_bytes(content)
+    np.testing.assert_array_equal(checkpoints.restore(state).params["w"], state.params["w"])
 
 
 def test_two_writers_on_one_folder(saved):

@@ -2,25 +2,28 @@
 
 A checkpoint is a folder named after its step, with two items: "state", every leaf as an array (a typed PRNG key as its
 data), and "jaxlstm", a record in JSON of what the leaves are, so that a state of another model is refused by the name
-of its first leaf that differs. Orbax writes it under another name, and renames it once it is whole.
+of its first leaf that differs, and of sums of their bits. Orbax writes it under another name, and renames it once it is
+whole.
 """
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxlstm
 from jaxlstm import _checks
 from jaxlstm.training._errors import CheckpointError
 from jaxlstm.training._state import TrainState
+from jaxlstm.training._sums import array_sums, record_sum
 
-FORMAT = 1
+FORMAT = 2
 STATE, RECORD, DISCARDED = "state", "jaxlstm", "discarded"
 
 
@@ -57,8 +60,10 @@ class Storage:
         """Begin to save; the arrays are copied before this returns, and written by the time of `wait`."""
         self.wait()
         record = {"format": FORMAT, "version": jaxlstm.__version__, "score": score, "data": data}
-        record["leaves"] = _described(state)
-        arrays = {f"{index:04}": _raw(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
+        leaves = [_raw(leaf) for leaf in jax.tree.leaves(state)]
+        record |= {"leaves": _described(state), "sums": _sums(leaves)}
+        record["record_sum"] = record_sum(record)
+        arrays = {f"{index:04}": leaf for index, leaf in enumerate(leaves)}
         items = self._ocp.args.Composite(
             **{STATE: self._ocp.args.StandardSave(arrays), RECORD: self._ocp.args.JsonSave(record)}
         )
@@ -99,6 +104,8 @@ class Storage:
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
             raise CheckpointError(f"{path} has the format {found}; this version of jaxlstm reads format {FORMAT}")
+        if record.pop("record_sum", None) != record_sum(record):
+            raise CheckpointError(f"{path} is damaged (its record has another sum than was written)")
         return record
 
     def restore(self, template: TrainState, step: int) -> TrainState:
@@ -107,13 +114,16 @@ class Storage:
         Raises:
           CheckpointError: if it is damaged, or is that of another model.
         """
-        path = self._directory / str(step)
-        _check_leaves(path, _described(template), self.record(step)["leaves"])
+        path, record = self._directory / str(step), self.record(step)
+        _check_leaves(path, _described(template), record["leaves"])
         leaves, structure = jax.tree.flatten(template)
         arrays = {f"{index:04}": _abstract(leaf) for index, leaf in enumerate(leaves)}
         with _as_sentence(f"{path} is damaged"):
             items = self._ocp.args.Composite(**{STATE: self._ocp.args.StandardRestore(arrays)})
             found = self._manager.restore(step, args=items)[STATE]
+        for (name, _), sums, wanted in zip(record["leaves"], _sums(found.values()), record["sums"], strict=True):
+            if sums != wanted:
+                raise CheckpointError(f"{path} is damaged (state{name} has another sum than was written)")
         return jax.tree.unflatten(
             structure, [_like(found[name], leaf) for name, leaf in zip(arrays, leaves, strict=True)]
         )
@@ -176,6 +186,10 @@ def _as_sentence(sentence: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{sentence} ({reason})") from error
+
+
+def _sums(leaves: Iterable[jax.Array]) -> list[list[int]]:
+    return [np.asarray(array_sums(leaf)).tolist() for leaf in leaves]
 
 
 def _described(state: TrainState) -> list[list[str]]:
