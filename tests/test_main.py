@@ -7,6 +7,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -402,6 +403,15 @@ def test_importing_the_library_loads_neither_training_nor_tasks():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again(run, tmp_path, capsys):
+    """Such as one that was killed while it compiled: config.json is all that it left."""
+    _, directory, printed = run
+    shutil.copy(directory / "config.json", tmp_path)
+    code, out, _ = say(capsys, "train", "--out", tmp_path, "--resume")
+    assert (code, out.splitlines()[:-1]) == (0, printed.splitlines()[:-1])
+    assert (tmp_path / "metrics.csv").read_bytes() == (directory / "metrics.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -67,14 +67,15 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
       directory: gets config.json, metrics.csv, the weights, two pictures, and checkpoints: one after each evaluation,
         every few minutes, and at the end.
       progress: show a bar.
-      resume: go on from the latest checkpoint of the run in the directory, whose recipe this is.
+      resume: go on from the latest checkpoint of the run in the directory, whose recipe this is; from the beginning, if
+        it ended before its first.
 
     Returns:
       The test figures, a line for each cell.
 
     Raises:
-      RunError: if the directory holds a run already, and nothing is written then; if there is nothing to resume, or a
-        checkpoint cannot be written.
+      RunError: if the directory holds a run already, and nothing is written then; if a checkpoint cannot be read or
+        written.
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
     if recipe.file is not None and Path(recipe.file).exists():
@@ -88,10 +89,12 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     predict = _models.predictor(problem, networks)
     state = _models.initial_state(recipe, problem, networks, optimizer)
 
-    if is_first() and not resume:
-        _run.create(directory, recipe, jaxlstm.__version__)
+    if is_first():
+        if not resume:
+            _run.create(directory, recipe, jaxlstm.__version__)
         if problem.vocabulary is not None:
             _run.write_vocabulary(directory, problem.vocabulary)
+    checkpoints = Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES)
     with _run.errors_of_checkpoints():
         state = fit(
             step,
@@ -102,8 +105,8 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
             evaluate_every=recipe.evaluate_every,
             log=directory / _run.METRICS,
             save=lambda state: _save(recipe, directory, local(state.params)),
-            checkpoints=Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES),
-            resume=resume,
+            checkpoints=checkpoints,
+            resume=resume and bool(checkpoints.steps),
             progress=progress,
         )
     predictions = predict(local(state.params))
@@ -122,7 +125,7 @@ def resume(directory: Path, *, progress: bool = False) -> str:
     """Go on with the run in a directory from its latest checkpoint, bit for bit as if it had never ended.
 
     Raises:
-      RunError: if the directory holds no run, or no checkpoint.
+      RunError: if the directory holds no run, or a checkpoint cannot be read or written.
     """
     return train(_recipe(directory), directory, progress=progress, resume=True)
 
