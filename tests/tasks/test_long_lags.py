@@ -25,10 +25,14 @@ def drawn():
     return symbols
 
 
-def test_without_noise_there_are_two_sequences_each_in_half_of_the_cases(drawn):
+def test_without_noise_there_are_two_sequences_and_a_batch_holds_both_evenly(drawn):
     sequences, counts = np.unique(drawn[False].T, axis=0, return_counts=True)
     np.testing.assert_array_equal(sequences, [[5, 0, 1, 2, 3, 4, 5], [6, 0, 1, 2, 3, 4, 6]])
-    np.testing.assert_allclose(counts / COUNT, 0.5, atol=0.04)
+    np.testing.assert_array_equal(counts, COUNT // 2)
+    keys = jax.random.split(jax.random.key(2), COUNT)
+    odd = jax.vmap(lambda key: make_batch(key, 3, P, noise=False).targets[-1])(keys)
+    assert set(np.sum(np.asarray(odd) == 5, axis=1)) == {1, 2}
+    np.testing.assert_allclose(np.mean(odd == 5), 0.5, atol=0.02)
 
 
 def test_with_noise_the_last_symbol_is_the_first_and_those_between_are_uniform(drawn):
