@@ -94,12 +94,30 @@ def test_contributions(run, ax):
     assert rendered(ax)
 
 
+def test_text(ax):
+    values = np.linspace(-1, 1, 7)
+    assert inspect.draw_text(ax, "to\nbe, ", values, columns=4) is ax
+    (image,) = ax.get_images()
+    np.testing.assert_array_equal(image.get_array().ravel()[:7], values)
+    assert [(text.get_text(), *text.get_position()) for text in ax.texts[:5]] == [
+        ("t", 0, 0),
+        ("o", 1, 0),
+        ("\u21b5", 2, 0),
+        ("b", 3, 0),
+        ("e", 0, 1),
+    ]
+    assert rendered(ax)
+
+
 @pytest.mark.usefixtures("without_type_hook")
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
         (lambda ax: inspect.draw_gate(ax, np.ones((5, 2, 4))), "gate: expected an array [T, H] (choose one sequence)"),
         (lambda ax: inspect.draw_contributions(ax, np.ones((5, 2))), "contributions: expected an array [T] (choose"),
+        (lambda ax: inspect.draw_text(ax, "to be", np.ones(4)), "values: expected one for each of the 5 characters"),
+        (lambda ax: inspect.draw_text(ax, "", np.ones(0)), "values: expected one for each of the 0 characters of a te"),
+        (lambda ax: inspect.draw_text(ax, "be", np.ones(2), columns=0), "columns: expected a positive int"),
         (lambda ax: inspect.draw_retention(ax, np.ones(5)), "retention: expected an array [lags + 1, H], got"),
         (lambda ax: inspect.draw_gradient_flow(ax, {"h": 1.0}), "flows['h']: expected an array [T, *batch], got"),
         (lambda ax: inspect.draw_singular_values(ax, {"a": [1]}), "singular_values['a']: expected an array, got [1]"),

@@ -10,6 +10,7 @@ import pytest
 
 import jaxlstm as jl
 from jaxlstm import tasks
+from jaxlstm.interop import save_params
 from jaxlstm.tasks import _sample, _text
 from jaxlstm.tasks._model import init_model
 
@@ -74,7 +75,9 @@ def test_the_figure_is_the_mean_of_the_bits_of_each_character_in_its_row(book):
     for row in (0, 63):
         carry = network.init_carry(params.network)
         for time in range(len(rows.characters)):
-            x = np.eye(len(vocabulary), dtype=np.float32)[rows.characters[time, row]]
+            x = np.eye(len(vocabulary), dtype=np.float32)[rows.characters[time, row]] * np.float32(
+                len(vocabulary) ** 0.5
+            )
             carry, ys = network.apply(params.network, x[None], carry)
             logits = np.float64(ys[0]) @ np.float64(params.head.w) + np.float64(params.head.b)
             p = np.exp(logits) / np.exp(logits).sum()
@@ -100,6 +103,26 @@ def test_train_evaluate_and_sample(book, tmp_path):
     assert sampled(seed=3) == sampled(seed=3) != sampled(seed=4)
     assert sampled(temperature=0.0) == sampled(temperature=0.0, seed=1) == sampled(top_k=1)
     assert set(sampled()) <= set(_run_vocabulary(tmp_path / "run"))
+
+
+def test_a_trained_model_is_loaded_with_what_was_held_out(book, tmp_path):
+    """By hand from its pieces: the figure of the run."""
+    report = tasks.train(recipe(file=book, dropout=0.2), tmp_path / "run")
+    network, params, vocabulary = model = tasks.load_text(tmp_path / "run")
+    text = tasks.held_out_text(tmp_path / "run")
+    assert Path(book).read_text(encoding="utf-8").endswith(text)
+    columns = (len(text) - 1) // 64
+    rows = jnp.stack([model.encode(text[row * columns : (row + 1) * columns + 1]) for row in range(64)], axis=1)
+    _, ys = network.apply(params.network, rows[:-1])
+    logp = jax.nn.log_softmax(ys @ params.head.w + params.head.b)
+    bits = -np.asarray(logp)[np.asarray(rows[1:]) > 0] / np.log(2)
+    np.testing.assert_allclose(jnp.square(rows).mean(), 1, rtol=1e-6)
+    with pytest.raises(
+        tasks.RunError, match="the text holds '7', '\u00a7', which the text that the model read does not"
+    ):
+        model.encode("the §7")
+    assert len(vocabulary) == rows.shape[-1]
+    np.testing.assert_allclose(float(report.splitlines()[0].rsplit(" ", 1)[1]), bits.mean(), rtol=1e-5)
 
 
 def _run_vocabulary(directory):
@@ -148,6 +171,8 @@ def test_texts_that_cannot_be_read(name, tmp_path):
 )
 def test_mistakes_in_sampling(options, message, tmp_path):
     _text_run(tmp_path)
+    network = _text.network(recipe(), jl.LSTMCell(8))
+    save_params(tmp_path / "weights_lstm_seed0.safetensors", init_model(network, jax.random.key(0), 3, 3))
     with pytest.raises((tasks.RunError, ValueError)) as raised:
         tasks.sample(tmp_path, **options)
     assert message in str(raised.value)

@@ -15,6 +15,7 @@ from jaxlstm.inspect._pictures import (
     draw_retention,
     draw_saturation,
     draw_singular_values,
+    draw_text,
 )
 from jaxlstm.inspect._trace import Trace, trace
 
@@ -27,6 +28,7 @@ __all__ = [
     "draw_retention",
     "draw_saturation",
     "draw_singular_values",
+    "draw_text",
     "gradient_flow",
     "half_life",
     "input_contributions",

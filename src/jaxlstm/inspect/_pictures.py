@@ -161,6 +161,50 @@ def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
     return ax
 
 
+def draw_text(
+    ax: Axes, text: str, values: ArrayLike, *, limits: tuple[float, float] = (-1.0, 1.0), columns: int = 60
+) -> Axes:
+    """Draw a text, each character on the colour of its value (Karpathy et al. 2015, figure 2); a line end is an arrow.
+
+    Args:
+      ax: the axes.
+      text: T characters.
+      values: ``[T]``, one for each: a unit's h, or what the character cost in bits.
+      limits: the values at the ends of the colours.
+      columns: characters in a row of the picture.
+
+    >>> from matplotlib.figure import Figure
+    >>> from jaxlstm.inspect import draw_text
+    >>> ax = draw_text(Figure().subplots(), "to be", jnp.linspace(-1, 1, 5))
+    """
+    numbers = _numbers("values", values, 1, "[T]")
+    _checks.check_size("columns", columns)
+    if not text or len(numbers) != len(text):
+        _checks.reject("values", f"one for each of the {len(text)} characters of a text", _checks.describe(numbers))
+    rows = -(-len(text) // columns)
+    shades = np.full(rows * columns, np.nan)
+    shades[: len(text)] = numbers
+    low, high = limits
+    image = ax.imshow(
+        shades.reshape(rows, columns), cmap="Reds" if low >= 0 else "coolwarm", vmin=low, vmax=high, aspect="auto"
+    )
+    dark = image.to_rgba(numbers)[:, :3] @ (0.299, 0.587, 0.114) < 0.45  # luma
+    for place, character in enumerate(text):
+        ax.text(
+            place % columns,
+            place // columns,
+            {"\n": "\u21b5"}.get(character, character),
+            ha="center",
+            va="center",
+            family="monospace",
+            size=9,
+            color="white" if dark[place] else "black",
+        )
+    ax.figure.colorbar(image, ax=ax, pad=0.02)
+    ax.set(xticks=[], yticks=[])
+    return ax
+
+
 def _numbers(name: str, values: ArrayLike, ndim: int, axes: str) -> np.ndarray:
     """Values as NumPy has them, which Matplotlib draws; "*batch" in `axes` allows for more of them."""
     array = _checks.float_array(name, values, ndim, axes)

@@ -6,6 +6,7 @@ One file a task; `train`, `resume` and `evaluate` run any of them. Needs the ext
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._sample import sample
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
+from jaxlstm.tasks._text_model import TextModel, held_out_text, load_text
 from jaxlstm.tasks._train import TASKS, evaluate, resume, train
 from jaxlstm.training import Terminated
 
@@ -17,7 +18,10 @@ __all__ = [
     "RunError",
     "Task",
     "Terminated",
+    "TextModel",
     "evaluate",
+    "held_out_text",
+    "load_text",
     "resume",
     "sample",
     "train",

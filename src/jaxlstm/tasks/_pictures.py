@@ -9,6 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool
 
+from jaxlstm.inspect import draw_text
+
 COLOURS = {"rnn": "tab:red", "gru": "tab:green", "lstm": "tab:blue"}
 
 
@@ -27,7 +29,7 @@ def learning_curve(
     test_axes.set(title=figure_name, xlabel="step", ylabel=figure_name)
     if "error" in figure_name:
         test_axes.set_yscale("log")
-    elif min(line.get_ydata()[-1] for line in test_axes.get_lines()) > 0.9:
+    elif 0.9 < min(line.get_ydata()[-1] for line in test_axes.get_lines()) <= 1:  # shares
         test_axes.set_ylim(0.8, 1.005)  # the first evaluations would flatten all the others
     if baseline:
         name, value = baseline
@@ -113,19 +115,11 @@ def probabilities(
 
 def surprise(passage: str, path: Path, bits: Mapping[str, Any]) -> None:
     """A passage of the text, each character on the colour of its surprise in bits: pale where it was foreseen."""
-    columns = 60
-    lines = -(-len(passage) // columns)
-    figure = _figure(9.0, (0.5 + 0.27 * lines) * len(bits))
+    figure = _figure(9.0, (0.5 + 0.27 * -(-len(passage) // 60)) * len(bits))
     panels = np.ravel(figure.subplots(len(bits), 1))
     for axes, (cell, values) in zip(panels, bits.items(), strict=True):
-        shades = np.full(lines * columns, np.nan)
-        shades[: len(passage)] = values[: len(passage), 0]
-        axes.imshow(shades.reshape(lines, columns), cmap="Reds", vmin=0, vmax=8, aspect="auto")
-        for place, character in enumerate(passage):
-            shown = {"\n": "\u21b5"}.get(character, character)
-            axes.text(place % columns, place // columns, shown, ha="center", va="center", family="monospace", size=9)
-        axes.set(title=f"{cell}: {np.mean(values):.2f} bits per character", xticks=[], yticks=[])
-    figure.colorbar(panels[0].images[0], ax=list(panels), label="bits")
+        draw_text(axes, passage, values[: len(passage), 0], limits=(0.0, 8.0))
+        axes.set(title=f"{cell}: surprise in bits, {np.mean(values):.2f} a character over all that is held out")
     figure.savefig(path, dpi=150)
 
 

@@ -10,10 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
 from jaxlstm._types import Carry, Key
-from jaxlstm.tasks import _run, _text
-from jaxlstm.tasks._model import init_model
-from jaxlstm.tasks._run import RunError
-from jaxlstm.tasks._task import CELLS
+from jaxlstm.tasks import _text
+from jaxlstm.tasks._text_model import indices, load_text
 
 
 def sample(
@@ -30,7 +28,7 @@ def sample(
         p = softmax(logits / temperature)      over the top_k largest logits
 
     Args:
-      directory: of the run. Of several models the LSTM's speaks, or else the last cell's, and the first seed's.
+      directory: of the run; `load_text` says which of several models speaks.
       prompt: what the model reads first, at least one character; it is not yielded.
       length: how many characters to draw.
       temperature: below 1 keeps to what is likely; 0 takes the likeliest always.
@@ -45,30 +43,22 @@ def sample(
       ValueError, TypeError: if an option has no meaning; the message names it.
     """
     _check_options(prompt, length, temperature, top_k, seed)
-    recipe = _run.read_recipe(directory, {"text": _text.RECIPE})
-    vocabulary = _run.read_vocabulary(directory)
-    if unknown := sorted(set(prompt) - set(vocabulary)):
-        shown = ", ".join(map(repr, unknown[:5]))
-        raise RunError(f"the prompt holds {shown}, which the text that the model read does not")
-    network = _text.network(recipe, CELLS[recipe.cells[-1]](recipe.hidden_size))
-    size = len(vocabulary)
-    template = jax.eval_shape(lambda key: init_model(network, key, size, size), jax.random.key(0))
-    params = _run.read_weights(directory, recipe.cells[-1], recipe.seed, template)
+    network, params, vocabulary = load_text(directory)
+    characters = indices("prompt", prompt, vocabulary)
 
     @jax.jit
     def read(carry: Carry, characters: Int[Array, "T"]) -> tuple[Carry, Float[Array, "V"]]:
-        carry, logits = _text.model(recipe, network, params, carry, characters[:, None])
+        carry, logits = _text.model(network, params, carry, characters[:, None])
         return carry, logits[-1, 0]
 
-    def speak() -> Iterator[str]:
+    def speak(characters: Int[Array, "T"]) -> Iterator[str]:
         carry = network.init_carry(params.network, (1,))
-        characters = jnp.array([vocabulary.index(character) for character in prompt], jnp.int32)
         for key in jax.random.split(jax.random.key(seed), length):
             carry, logits = read(carry, characters)
             characters = draw(key, logits, temperature, top_k)[None]
             yield vocabulary[int(characters[0])]
 
-    return speak()
+    return speak(characters)
 
 
 def draw(key: Key, logits: Float[Array, "V"], temperature: ArrayLike, top_k: int | None) -> Int[Array, ""]:

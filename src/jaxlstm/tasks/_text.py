@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from jaxlstm._layers import Stack
@@ -42,9 +43,9 @@ RECIPE = Recipe(
     hidden_size=256,
     layers=2,
     dropout=0.1,
-    steps=6000,
+    steps=5000,
     batch_size=32,
-    learning_rate=4e-3,
+    learning_rate=1e-2,
     seed=0,
     seeds=1,
     evaluate_every=500,
@@ -114,24 +115,33 @@ def in_rows(text: Text, rows: int) -> Chunk:
 
 
 def network(recipe: Recipe, cell: Cell) -> Network:
-    """The network that reads one-hot characters."""
+    """The network that reads characters."""
     return Stack(*[cell] * recipe.layers, dropout=recipe.dropout)
 
 
+def encode(characters: Int[ArrayLike, "*lead"], size: int) -> Float[Array, "*lead V"]:
+    """One-hot vectors times sqrt(V): numbers of mean square 1, which initial weights are made for.
+
+    With 1 in place of sqrt(V) = 9, an LSTM of 128 units is after 1000 steps where it is now after 400.
+    """
+    return jax.nn.one_hot(characters, size, dtype=jnp.float32) * jnp.float32(size**0.5)
+
+
 def model(
-    recipe: Recipe,
     network: Network,
     params: ModelParams,
     carry: Carry,
     characters: Int[Array, "T B"],
     reset: Bool[Array, "T B"] | None = None,
+    *,
     key: Key | None = None,
+    rate: float = 0.0,
 ) -> tuple[Carry, Float[Array, "T B V"]]:
-    """The carry after these characters, and at each the logits of the one after it."""
+    """The carry after these characters, and at each the logits of the one after it; with a key, dropout in front."""
     network_key, head_key = (None, None) if key is None else jax.random.split(key)
-    xs = jax.nn.one_hot(characters, params.head.b.shape[-1], dtype=params.head.b.dtype)
+    xs = encode(characters, params.head.b.shape[-1])
     carry, ys = network.apply(params.network, xs, carry, reset=reset, key=network_key)
-    return carry, linear(params.head, dropout(head_key, ys, recipe.dropout))
+    return carry, linear(params.head, dropout(head_key, ys, rate))
 
 
 def problem(recipe: Recipe) -> Problem:
@@ -151,7 +161,7 @@ def problem(recipe: Recipe) -> Problem:
     def loss(
         network: Network, params: ModelParams, carry: Carry, chunk: Chunk, key: Key
     ) -> tuple[Array, tuple[Carry, dict[str, Array]]]:
-        carry, logits = model(recipe, network, params, carry, chunk.characters, chunk.reset, key)
+        carry, logits = model(network, params, carry, chunk.characters, chunk.reset, key=key, rate=recipe.dropout)
         return cross_entropy(logits, chunk.targets), (carry, {})
 
     return Problem(
@@ -161,7 +171,7 @@ def problem(recipe: Recipe) -> Problem:
         batches=partial(chunks, train, recipe.batch_size, length),
         loss=loss,
         initial_carry=initial_carry,
-        predict=lambda network, params: surprise(partial(model, recipe, network, params), network, params, held_out),
+        predict=lambda network, params: surprise(partial(model, network, params), network, params, held_out),
         score=jnp.mean,
         figure="held-out bits per character",
         baseline=("the characters' frequencies alone", frequency_bits(train, test, len(vocabulary))),
