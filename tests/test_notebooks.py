@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-SMALL = {"03_flax_and_optax": "STEPS, BATCH_SIZE, HIDDEN = 20, 9, 4"}
+SMALL = {
+    "03_flax_and_optax": "STEPS, BATCH_SIZE, HIDDEN = 20, 9, 4",
+    "04_inside_a_trained_network": "import argparse\nSTEPS, HIDDEN, FILE = 20, 8, argparse.__file__",  # some text
+    "05_accelerators": "STEPS, T, HIDDEN, BATCHES = 2, 8, 8, (4, 8)",
+}
 
 
 def code_cells(path):

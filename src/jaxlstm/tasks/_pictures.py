@@ -37,6 +37,8 @@ def learning_curve(
     for axes in (loss_axes, test_axes):
         axes.legend()
         axes.grid(alpha=0.3)
+        if axes.get_yscale() == "log":
+            _plain_numbers(axes.yaxis)
     figure.savefig(path, dpi=150)
 
 
@@ -127,6 +129,14 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure  # here, since it takes a second that an evaluation need not wait
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain_numbers(axis: Any) -> None:
+    """2.6 in place of 2.6 x 10^0 on a logarithmic axis, between powers of ten where there are few of them."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.5)))
 
 
 def _curves(axes: Any, rows: list[dict[str, str]], name: str, cell: str, smooth: int, **style: Any) -> None:

