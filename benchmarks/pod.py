@@ -32,7 +32,7 @@ DEVICES = (
 )
 T, H = 512, 1024
 COUNTS = (1, 8, 64, 256)
-TOTAL, EACH = 4096, 64  # sequences: in all, or on each device
+TOTAL, EACH = 2048, 64  # sequences: in all, or on each device
 
 
 class Times(NamedTuple):

@@ -1,7 +1,8 @@
 """One training step on many devices: steps per second, and what the devices have to tell each other.
 
 An LSTM layer and Adam on a mesh of 1 to 8 virtual CPU devices, the batch divided among them, and in two processes. The
-devices share this machine's cores, so more of them cannot be faster: what can be seen is what dividing the work costs.
+devices share this machine's cores, so more of them are not expected to be faster: what can be seen is what dividing the
+work costs.
 The bytes of all collectives are read from the compiled programs. `pod.py` says what they mean on real devices.
 Prints Markdown.
 """
@@ -138,7 +139,9 @@ def collectives(text: str) -> dict[str, float]:
 
 
 def _bytes(text: str) -> float:
-    lines = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)[(-]", text)
+    lines = re.findall(
+        r"= (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?[(]", text
+    )
     total = 0
     for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", " ".join(lines)):
         size = TYPES[kind]

@@ -229,6 +229,9 @@ MISTAKES = {
         "expected a number in 0..1",
     ),
     "no coordinator": (["train", "--out", "{new}", "--num-processes", "2"], "--coordinator: expected HOST:PORT"),
+    "a process alone": (["train", "--out", "{new}", "--process-id", "1"], "--process-id: expected a number in 0..0"),
+    "no process": (["train", "--out", "{new}", "--num-processes", "0"], "--num-processes: expected a positive number"),
+    "a coordinator of one": (["train", "--out", "{new}", "--coordinator", "localhost:1"], "got one, for a single proc"),
     "evaluate nothing": (["evaluate", "{new}"], "holds no run: config.json cannot be read"),
 }
 
@@ -403,6 +406,30 @@ def test_importing_the_library_loads_neither_training_nor_tasks():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_run_without_the_checkpoints_that_it_had_is_not_begun_again(run, tmp_path, capsys):
+    _, directory, _ = run
+    for name in ("config.json", "metrics.csv"):
+        shutil.copy(directory / name, tmp_path)
+    before = contents(tmp_path)
+    code, _, err = say(capsys, "train", "--out", tmp_path, "--resume")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds metrics.csv, but no checkpoint to go on from in checkpoints" in err
+    assert contents(tmp_path) == before
+
+
+def test_a_sample_needs_a_run_of_text(run, capsys):
+    task, directory, _ = run
+    code, _, err = say(capsys, "sample", directory)
+    assert (code, err) == (2, f"jaxlstm: error: {directory} holds a run of the task {task!r}, not of text\n")
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tasks._run, "METRICS", "/dev/full")
+    monkeypatch.setattr(tasks._run, "refuse_existing", lambda directory: None)  # /dev/full is there
+    code, _, err = say(capsys, "train", "adding", "--out", tmp_path / "run", *TINY, "--length", "5")
+    assert (code, err) == (2, "jaxlstm: error: /dev/full cannot be written (No space left on device)\n")
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_again(run, tmp_path, capsys):

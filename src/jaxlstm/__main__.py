@@ -100,8 +100,7 @@ def _train(
     **options: Any,
 ) -> None:
     began = time.perf_counter()
-    if num_processes > 1:
-        _connect(num_processes, process_id, coordinator)
+    _connect(num_processes, process_id, coordinator)
     given = {name: value for name, value in options.items() if value is not None}
     if resume and given:
         raise _MistakeError(f"{_flag(next(iter(given)))}: with --resume a run goes on with the options that it has")
@@ -116,7 +115,10 @@ def _train(
             raise
         stopped = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else _TerminatedError
         sentence = str(error).partition(";")[0]
-        raise stopped(f"{sentence}; to go on: jaxlstm train --out {out} --resume") from error
+        how = f"jaxlstm train --out {out} --resume"
+        if num_processes > 1:
+            how += f" --num-processes {num_processes} --coordinator {coordinator} --process-id {process_id}"
+        raise stopped(f"{sentence}; to go on: {how}") from error
     if process_id == 0:
         print(report)
         print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
@@ -126,11 +128,20 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
     """Make this process one of several; every one of them is started with the same command line, but for its number."""
     from jaxlstm.training._processes import connect
 
+    if num_processes < 1:
+        raise _MistakeError(f"--num-processes: expected a positive number, got {num_processes}")
     if not 0 <= process_id < num_processes:
         raise _MistakeError(f"--process-id: expected a number in 0..{num_processes - 1}, got {process_id}")
+    if (coordinator is None) != (num_processes == 1):
+        got = "nothing" if coordinator is None else "one, for a single process"
+        raise _MistakeError(f"--coordinator: expected HOST:PORT of process 0, of several (--num-processes), got {got}")
     if coordinator is None:
-        raise _MistakeError("--coordinator: expected HOST:PORT of the process 0, got nothing")
-    connect(num_processes=num_processes, process_id=process_id, coordinator=coordinator)
+        return
+    try:
+        connect(num_processes=num_processes, process_id=process_id, coordinator=coordinator)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _MistakeError(f"--coordinator: {coordinator} could not be reached ({reason})") from error
 
 
 def _sample(tasks: Any, directory: Path, prompt: str, **options: Any) -> None:

@@ -125,6 +125,16 @@ def test_a_trained_model_is_loaded_with_what_was_held_out(book, tmp_path):
     np.testing.assert_allclose(float(report.splitlines()[0].rsplit(" ", 1)[1]), bits.mean(), rtol=1e-5)
 
 
+def test_a_directory_named_as_the_plays_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shakespeare").mkdir()
+    monkeypatch.setattr(_text, "_plays", lambda: [tmp_path / "play.md"])
+    (tmp_path / "play.md").write_text("The play.  \n" * 60)
+    tasks.train(recipe(), tmp_path / "shakespeare")
+    assert tasks.resume(tmp_path / "shakespeare") == tasks.evaluate(tmp_path / "shakespeare")
+    assert "  " not in tasks.held_out_text(tmp_path / "shakespeare")
+
+
 def _run_vocabulary(directory):
     return tasks._run.read_vocabulary(directory)
 

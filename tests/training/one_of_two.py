@@ -1,4 +1,7 @@
-"""Run twice by test_processes.py, as two processes that train one model: PROCESS PORT DIRECTORY STEPS RESUME."""
+"""Run twice by test_processes.py, as two processes that train one model: PROCESS PORT DIRECTORY STEPS RESUME.
+
+Each has two devices, and the sequences' carries lie on all four.
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import pytest
 from jax.sharding import Mesh
 
 import jaxlstm as jl
@@ -40,11 +44,12 @@ class OwnPart:
 def train(process, processes, directory, steps, mesh, resume):
     """The last state's params, begun or resumed."""
 
-    def loss_fn(params, xs, key):
-        ys = jl.unroll(CELL, params, xs)[1]
-        return squared_error(ys, jax.numpy.ones_like(ys)), {}
+    def loss_fn(params, carry, xs, key):
+        carry, ys = jl.unroll(CELL, params, xs, carry)
+        return squared_error(ys, jax.numpy.ones_like(ys)), (carry, {})
 
-    state = init_state(CELL.init(jax.random.key(0), 2), OPTIMIZER, jax.random.key(1))
+    params = CELL.init(jax.random.key(0), 2)
+    state = init_state(params, OPTIMIZER, jax.random.key(1), carry=CELL.init_carry(params, (4,)))
     checkpoints = Checkpoints(directory / "saved", every=2)
     options = {"log": directory / "log.csv", "checkpoints": checkpoints, "resume": resume}
     train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh)
@@ -55,8 +60,11 @@ def main():
     process, port, directory, steps = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     resume = sys.argv[5] == "True"
     connect(num_processes=2, process_id=process, coordinator=f"localhost:{port}")
-    params = train(process, 2, directory, steps, Mesh(np.array(jax.devices()), ("data",)), resume)
-    assert jax.process_count() == len(jax.devices()) == 2
+    assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
+    devices = np.array(jax.devices())
+    with pytest.raises(ValueError, match="mesh: expected each place on the 'data' axis within one process"):
+        make_train_step(lambda params, xs, key: None, OPTIMIZER, mesh=Mesh(devices.reshape(2, 2), ("model", "data")))
+    params = train(process, 2, directory, steps, Mesh(devices, ("data",)), resume)
     np.save(directory / f"w_hh{process}.npy", params.w_hh.addressable_data(0))
 
 

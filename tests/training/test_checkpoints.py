@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import resource
 import shutil
 import signal
@@ -136,6 +137,10 @@ def test_the_latest_are_kept_and_the_best(tmp_path):
     assert checkpoints.best_step == 2
     with pytest.raises(ValueError, match=r"best: expected one of the figures of evaluate, \['other'\], got 'score'"):
         run(tmp_path, 8, log=None, resume=True, where=where, evaluate=lambda state: {"other": 1})
+    with pytest.raises(
+        ValueError, match="evaluate: expected a function, since the checkpoints ask for the best 'score'"
+    ):
+        run(tmp_path, 8, log=None, resume=True, where=where)
 
 
 def test_after_so_many_minutes_a_checkpoint_is_made(tmp_path):
@@ -272,6 +277,25 @@ def test_two_writers_on_one_folder(saved):
 def test_a_folder_that_takes_no_files(tmp_path):
     (tmp_path / "saved").write_text("a file")
     refused(tmp_path, "saved cannot be written to: File exists")
+
+
+def test_a_folder_that_may_not_be_written_to(saved):
+    """As another user than root, who may write anywhere."""
+    user = os.geteuid()
+    for path in (saved, saved / "saved"):
+        path.chmod(0o555)
+    (saved / "saved" / "lock").unlink()
+    for parent in saved.parents[:3]:  # pytest's own folders let nobody else in
+        parent.chmod(0o755)
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        refused(saved, "saved cannot be written to: Permission denied", resume=True, log=None)
+    finally:
+        os.seteuid(user)
+        for path in (saved, saved / "saved"):
+            path.chmod(0o755)
+    assert run(saved, resume=True).step == 6
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlstm.training import fit, init_state, make_train_step
+from jaxlstm.training import Checkpoints, Terminated, fit, init_state, make_train_step
 
 OPTIMIZER = optax.sgd(0.1)
 ONES = itertools.repeat(1.0)
@@ -77,6 +77,13 @@ def test_evaluation_comes_first_every_n_steps_and_last(train_step, state, every,
     assert seen == expected
 
 
+def test_evaluation_without_a_rhythm_is_at_the_two_ends_of_a_later_run_too(train_step, state):
+    state = fit(train_step, state, ONES, steps=3, progress=False)
+    seen = []
+    fit(train_step, state, ONES, steps=4, evaluate=lambda state: seen.append(int(state.step)) or {}, progress=False)
+    assert seen == [3, 7]
+
+
 def test_arrays_have_a_column_for_each_number(state, train_step, tmp_path):
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
     many = jax.vmap(train_step)
@@ -114,6 +121,38 @@ def test_a_new_run_begins_its_log_anew_and_a_resumed_one_refuses_another(train_s
     assert "other" in log.read_text()
     fit(train_step, state, ONES, steps=1, log=log, progress=False)
     assert "other" not in log.read_text()
+
+
+def test_a_log_of_every_fourth_step_is_that_of_a_run_that_never_ended(train_step, tmp_path):
+    """Ended after steps 3 and 5, before and after its first row but that of step 0."""
+
+    def run(name, batches, **options):
+        fit(
+            train_step,
+            init_state(jnp.float32(0), OPTIMIZER, jax.random.key(0)),
+            batches,
+            steps=9,
+            evaluate=lambda state: {"a, b": state.params},
+            log=tmp_path / f"{name}.csv",
+            log_every=4,
+            checkpoints=Checkpoints(tmp_path / name, every=1),
+            progress=False,
+            **options,
+        )
+
+    run("whole", ONES)
+    for count in (3, 5):
+        with pytest.raises(ValueError, match=r"batches: expected"):
+            run("ended", [1.0] * count, resume=count > 3)
+    run("ended", ONES, resume=True)
+    rows = read(tmp_path / "ended.csv")
+    assert [row["step"] for row in rows] == ["0", "4", "8", "9"]
+    assert rows == read(tmp_path / "whole.csv")
+
+
+def test_a_full_disk_is_an_error_that_names_the_log(train_step, state):
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        fit(train_step, state, ONES, steps=3, log="/dev/full", progress=False)
 
 
 def test_save_is_called_once_with_the_last_state(train_step, state):
@@ -197,6 +236,24 @@ class TestInterrupts:
         with pytest.raises(KeyboardInterrupt):
             fit(train_step, state, batches(), steps=2, save=saved.append, progress=False)
         assert saved[0].step == 2
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_one_that_comes_while_it_saves_still_stops_the_caller(self, train_step, state, number):
+        def save(state):
+            signal.raise_signal(number)
+
+        with pytest.raises((KeyboardInterrupt, Terminated), match="stopped after step 2"):
+            fit(train_step, state, ONES, steps=2, save=save, progress=False)
+
+    @pytest.mark.parametrize(("save", "code"), [(None, 143), (lambda state: None, 0)])
+    def test_the_exit_code_after_sigterm_says_whether_anything_was_saved(self, train_step, state, save, code):
+        def batches():
+            signal.raise_signal(signal.SIGTERM)
+            yield jnp.float32(1)
+
+        with pytest.raises(Terminated) as ended:
+            fit(train_step, state, batches(), steps=2, save=save, progress=False)
+        assert ended.value.code == code
 
     def test_other_threads_leave_the_handler_alone(self, train_step, state):
         result = []

@@ -43,6 +43,22 @@ def test_a_bad_update_leaves_params_and_the_optimizers_state_alone(tmp_path):
     assert [row[skipped] for row in rows[1:]] == ["0", "1", "1", "2", "2"]
 
 
+def test_a_bad_batch_leaves_the_carried_state_alone():
+    optimizer = skip_nonfinite(optax.sgd(0.1))
+
+    def loss_fn(params, carry, batch, key):
+        carry = carry + params["a"] * batch
+        return jnp.sum(carry), (carry, {})
+
+    state = init_state({"a": jnp.ones(1, jnp.float32)}, optimizer, KEY, carry=jnp.zeros(1, jnp.float32))
+    train_step, carries = make_train_step(loss_fn, optimizer), []
+    for batch in (1.0, np.nan, 1.0):
+        state, metrics = train_step(state, jnp.float32(batch))
+        carries.append(float(state.carry[0]))
+    np.testing.assert_allclose(carries, [1, 1, 1.9], rtol=1e-6)
+    assert metrics["skipped"] == 1
+
+
 STOPS = {
     "at the end": [GOOD, BAD_B, BAD_B],
     "in the midst": [GOOD, BAD_B, BAD_A, GOOD, GOOD, GOOD],  # good updates that came too late
@@ -107,6 +123,26 @@ def test_bfloat16_compute_with_float32_params_gradients_and_cell_state():
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state[0].mu))} == {jnp.dtype("float32")}
     _, full = make_train_step(mean_square, optimizer)(init_state(PARAMS, optimizer, KEY), XS)
     np.testing.assert_allclose(metrics["grad_norm"], full["grad_norm"], rtol=0.05)
+
+
+def test_truncated_backpropagation_goes_on_from_batch_to_batch_in_one_step_that_gives_its_carry_away():
+    """k2 as long as what there is: the gradient of each chunk as a whole."""
+
+    def loss_fn(run, params, carry, xs, key):
+        carry, ys = run(CELL, params, xs, carry)
+        return jnp.sum(ys**2), (carry, {})
+
+    optimizer, states = optax.sgd(0.1), {}
+    for name, run in (("whole", jl.unroll), ("truncated", partial(jl.truncated, k1=1, k2=2))):
+        state = init_state(PARAMS, optimizer, KEY, carry=CELL.init_carry(PARAMS, (4,)))
+        train_step = make_train_step(partial(loss_fn, run), optimizer)
+        for chunk in (XS[:2], XS[2:4]):
+            before, (state, _) = state.carry, train_step(state, chunk)
+        assert before.h.is_deleted()
+        states[name] = state
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, states["truncated"].params, states["whole"].params)
+    jax.tree.map(close, states["truncated"].carry, states["whole"].carry)
 
 
 def test_a_carried_state_goes_from_batch_to_batch_and_no_gradient_does():

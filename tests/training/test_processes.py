@@ -21,7 +21,8 @@ def both(directory, steps, resume):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     programs = []
     for process in range(2):
         command = [sys.executable, str(PROGRAM), *map(str, (process, port, directory, steps, resume))]
@@ -51,6 +52,8 @@ def test_two_processes_train_what_one_does(tmp_path, without_x64):
     assert len(losses[0]) == 5
 
     assert Checkpoints(two / "saved").steps == (3, 4, 5)
+    written = [(two / "saved" / "5" / "state" / f"ocdbt.process_{process}" / "d").iterdir() for process in range(2)]
+    assert all(any(path.stat().st_size for path in paths) for paths in written)  # each its shards of the carry
     record = json.loads((two / "saved" / "5" / "jaxlstm" / "metadata").read_text())
     assert record["data"] == [{"json": {"n": 5, "process": process}} for process in range(2)]
     with pytest.raises(CheckpointError, match="positions in the data of 2 processes; 1 are running"):

@@ -1,7 +1,8 @@
 """A program that trains, and is killed: each line of its input, "DIRECTORY SECONDS", is a training process.
 
-It is sent SIGKILL so many seconds after its first save began; with "never" it runs to its end. The answer is one line,
-"killed" or "exit STATUS". Each is a fork of one process, so that the libraries are loaded but once.
+It is sent SIGKILL so many seconds after its first save began, or where they are negative, after it began itself; with
+"never" it runs to its end. The answer is one line, "killed" or "exit STATUS". Each is a fork of one process, so that
+the libraries are loaded but once.
 """
 
 import os
@@ -63,8 +64,8 @@ def answer(directory, seconds):
             os._exit(1)
         os._exit(0)
     os.close(send)
-    if seconds != "never" and os.read(receive, 1):
-        time.sleep(float(seconds))
+    if seconds != "never" and (float(seconds) < 0 or os.read(receive, 1)):
+        time.sleep(abs(float(seconds)))
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     os.close(receive)

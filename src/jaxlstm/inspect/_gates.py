@@ -29,7 +29,7 @@ class Saturation(NamedTuple):
 
 
 def saturation(gate: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike | None = None) -> Saturation:
-    """How often each unit's gate is saturated (Karpathy, Johnson & Fei-Fei 2015, figure 2).
+    """How often each unit's gate is saturated (Karpathy, Johnson & Fei-Fei 2015, figure 3).
 
         left = share of steps with gate_t < 0.1        right = share of steps with gate_t > 0.9
 

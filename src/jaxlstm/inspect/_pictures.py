@@ -45,7 +45,7 @@ def draw_gate(ax: Axes, gate: ArrayLike, *, limits: tuple[float, float] = (0.0, 
 
 
 def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
-    """Draw each unit of each gate at its shares of steps shut and open (Karpathy et al. 2015, figure 2).
+    """Draw each unit of each gate at its shares of steps shut and open (Karpathy et al. 2015, figure 3).
 
     Units at the right end of the axis across are always shut, at the top of the other always open; at the origin they
     are never saturated.
@@ -164,12 +164,12 @@ def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
 def draw_text(
     ax: Axes, text: str, values: ArrayLike, *, limits: tuple[float, float] = (-1.0, 1.0), columns: int = 60
 ) -> Axes:
-    """Draw a text, each character on the colour of its value (Karpathy et al. 2015, figure 2); a line end is an arrow.
+    """Draw a text, each character on the colour of its value, as Karpathy et al. 2015, figure 2, did.
 
     Args:
       ax: the axes.
-      text: T characters.
-      values: ``[T]``, one for each: a unit's h, or what the character cost in bits.
+      text: T characters; the end of a line is shown as an arrow.
+      values: ``[T]``, one for each: a unit's h or tanh(c), or what the character cost in bits.
       limits: the values at the ends of the colours.
       columns: characters in a row of the picture.
 

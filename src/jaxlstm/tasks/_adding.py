@@ -1,4 +1,5 @@
-"""The adding problem (Hochreiter & Schmidhuber 1997, section 5.4) in the form that is common now (Bai et al. 2018).
+"""The adding problem (Hochreiter & Schmidhuber 1997, section 5.4) in the form that is common now (Arjovsky et al. 2016,
+section 4.2).
 
 A sequence of two channels: values from U(0, 1), and markers, 0 but for two steps: one drawn from the first half of the
 sequence and one from the second. The target, at the end, is the sum of the two marked values. Always answering 1 has a

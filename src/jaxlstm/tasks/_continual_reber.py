@@ -6,7 +6,7 @@ that a trained network gets right before its first mistake, up to a million: wit
 there, with one many did.
 
 Here a network is trained on streams of `length` symbols, each from a start of its own, and tested on streams that are
-ten times as long. The paper trained on one stream without end.
+ten times as long. The paper trained on streams that ended at the first mistake, or after a million symbols.
 """
 
 from functools import partial

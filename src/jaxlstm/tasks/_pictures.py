@@ -29,8 +29,9 @@ def learning_curve(
     test_axes.set(title=figure_name, xlabel="step", ylabel=figure_name)
     if "error" in figure_name:
         test_axes.set_yscale("log")
-    elif 0.9 < min(line.get_ydata()[-1] for line in test_axes.get_lines()) <= 1:  # shares
-        test_axes.set_ylim(0.8, 1.005)  # the first evaluations would flatten all the others
+    elif "share" in figure_name or "accuracy" in figure_name:
+        low = 0.8 if min(line.get_ydata()[-1] for line in test_axes.get_lines()) > 0.9 else 0
+        test_axes.set_ylim(low, 1.005)  # the first evaluations would flatten all the others
     if baseline:
         name, value = baseline
         test_axes.axhline(value, color="black", linestyle="--", linewidth=1, label=f"{name}: {value:.4g}")

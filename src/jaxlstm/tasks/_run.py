@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,27 @@ def refuse_existing(directory: Path) -> None:
             raise RunError(f"{directory} already holds a run ({found[0].name}); choose another directory")
 
 
+def has_checkpoint(directory: Path, steps: Sequence[int]) -> bool:
+    """Whether there is a checkpoint to go on from; none is needed if the run ended before its first.
+
+    Raises:
+      RunError: if there is none, and there was one.
+    """
+    beyond = [*directory.glob("*.safetensors"), *directory.glob(METRICS)]
+    if not steps and beyond and (beyond[0].suffix == ".safetensors" or not (directory / CHECKPOINTS).is_dir()):
+        raise RunError(f"{directory} holds {beyond[0].name}, but no checkpoint to go on from in {CHECKPOINTS}")
+    return bool(steps)
+
+
 @contextlib.contextmanager
-def errors_of_checkpoints() -> Iterator[None]:
-    """What training says of checkpoints, as a RunError."""
+def errors_of_files(directory: Path) -> Iterator[None]:
+    """What training says of checkpoints, and the system of other files in a run's directory, as a RunError."""
     try:
         yield
     except CheckpointError as error:
         raise RunError(str(error)) from error
+    except OSError as error:
+        raise RunError(f"{error.filename or directory} cannot be written ({error.strerror or error})") from error
 
 
 def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
@@ -76,6 +90,8 @@ def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
     try:
         config: Any = json.loads(path.read_text())
         recipe = Recipe(**{name: value for name, value in config.items() if name != "versions"})
+        if recipe.task not in defaults:
+            raise RunError(f"{directory} holds a run of the task {recipe.task!r}, not of {', '.join(defaults)}")
         _check_options(recipe, defaults)
     except OSError as error:
         raise RunError(f"{directory} holds no run: {CONFIG} cannot be read ({error.strerror})") from error
@@ -85,9 +101,7 @@ def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
 
 
 def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
-    """A recipe's task exists, and has those of the options that only some tasks have."""
-    if recipe.task not in defaults:
-        _checks.reject("task", f"one of {', '.join(defaults)}", repr(recipe.task))
+    """A recipe's task has those of the options that only some tasks have."""
     for name in ("length", "hold_out", "file"):
         value = getattr(recipe, name)
         if (value is None) != (getattr(defaults[recipe.task], name) is None):

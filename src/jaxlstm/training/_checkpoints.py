@@ -15,7 +15,7 @@ from jaxlstm import _checks
 from jaxlstm.training._data import Batches
 from jaxlstm.training._errors import CheckpointError
 from jaxlstm.training._lock import only_writer
-from jaxlstm.training._processes import gathered, is_first, meet
+from jaxlstm.training._processes import first_alone, gathered
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics
 from jaxlstm.training._storage import Storage, finished_steps
@@ -105,13 +105,16 @@ class Checkpoints:
                 raise CheckpointError(f"{self.directory} holds no checkpoint")
             return storage.restore(template, _existing(self.directory, storage.steps, step))
 
+    def check_best(self, evaluation: Metrics) -> None:
+        """Refuse a `best` that is none of an evaluation's figures."""
+        if self.best and self.best not in evaluation:
+            _checks.reject("best", f"one of the figures of evaluate, {sorted(evaluation)}", repr(self.best))
+
     @contextlib.contextmanager
     def writer(self) -> Iterator["Writer"]:
         """What `fit` saves with; one at a time."""
         with contextlib.ExitStack() as stack:
-            if is_first():
-                stack.enter_context(only_writer(self.directory))
-            meet("the folder is there")
+            first_alone(lambda: stack.enter_context(only_writer(self.directory)), CheckpointError)
             storage = stack.enter_context(contextlib.closing(self._storage(write=True)))
             yield Writer(self, storage)
 
@@ -158,8 +161,6 @@ class Writer:
     def due(self, step: int, evaluation: Metrics) -> bool:
         """A save comes after this step, whatever the time."""
         best, every = self._options.best, self._options.every
-        if best and evaluation and best not in evaluation:
-            _checks.reject("best", f"one of the figures of evaluate, {sorted(evaluation)}", repr(best))
         return bool(best and evaluation) or (every is not None and step % every == 0)
 
     def save(self, state: TrainState, step: int, batches: Batches, evaluation: Metrics) -> None:

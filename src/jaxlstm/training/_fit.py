@@ -81,11 +81,12 @@ def fit(
     >>> int(state.step), round(float(state.params), 3)
     (100, 1.0)
     """
-    every = steps if evaluate_every is None else evaluate_every
-    for name, size in (("steps", steps), ("evaluate_every", every), ("log_every", log_every)):
+    for name, size in (("steps", steps), ("evaluate_every", evaluate_every or 1), ("log_every", log_every)):
         _checks.check_size(name, size)
     if resume and checkpoints is None:
         _checks.reject("checkpoints", "the Checkpoints to resume from", None)
+    if checkpoints and checkpoints.best and evaluate is None:
+        _checks.reject("evaluate", f"a function, since the checkpoints ask for the best {checkpoints.best!r}", None)
     source = Batches(batches)
     first = _step(state)
     last = first + steps
@@ -96,11 +97,15 @@ def fit(
         evaluation, stop, watch = {}, None, Watch()
         with Log(log if is_first() else None, after=step) as rows, _bar(last, step, progress) as bar:
             if evaluate:
-                rows.begin(step, evaluate(state))
+                first_evaluation = evaluate(state)
+                rows.begin(step, first_evaluation)
+                if checkpoints:
+                    checkpoints.check_best(first_evaluation)
             for batch in source.take(last - step):
                 state, metrics = train_step(state, batch)
                 step += 1
-                due = evaluate and (step % every == 0 or step == last)
+                rows.know(metrics)
+                due = evaluate and (step == last or (evaluate_every and step % evaluate_every == 0))
                 evaluation = evaluate(state) if evaluate and due else {}
                 if due or step % log_every == 0 or step == last:
                     rows.add(step, metrics, evaluation)
@@ -120,9 +125,10 @@ def fit(
             writer.wait()
         if save:
             save(state)
+        stop = stop or agreed(0, caught(), False)[0]  # while it was saved
         if stop:
             where = f"; its checkpoint is in {checkpoints.directory}, to resume from" if checkpoints else ""
-            raise ending(stop, f"training stopped after step {step}{where}")
+            raise ending(stop, f"training stopped after step {step}{where}", saved=bool(checkpoints or save))
     if step < last:
         _checks.reject("batches", f"{steps} of them (steps)", f"only {step - first}")
     return state

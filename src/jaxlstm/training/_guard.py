@@ -34,6 +34,8 @@ class GuardState:
 def skip_nonfinite(optimizer: optax.GradientTransformation, *, stop_after: int = 10) -> optax.GradientTransformation:
     """Make an optimizer leave params and its own state alone where a gradient holds NaN or infinity.
 
+    A carry that the training step hands on stays what it was, too.
+
     Unlike `optax.apply_if_finite`, it never lets such an update through. The step's metrics get "skipped", how many
     updates were skipped so far. After too many in a row it lets none through any more, and `fit` stops.
 

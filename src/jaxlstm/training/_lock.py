@@ -24,7 +24,11 @@ def only_writer(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be written to: {error.strerror}") from error
     with file:
-        if not _acquire(file.fileno()):
+        try:
+            acquired = _acquire(file.fileno())
+        except OSError as error:
+            raise CheckpointError(f"{directory} cannot be locked: {error.strerror}") from error
+        if not acquired:
             file.seek(0)
             raise CheckpointError(f"{directory} is being written to by another run, process {file.read().strip()}")
         file.truncate(0)

@@ -1,7 +1,9 @@
 """Metrics of a training run as a CSV file."""
 
+import contextlib
 import csv
 import os
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import jax
@@ -47,10 +49,15 @@ class Log:
         if step == 0:
             self._pending.append((step, {}, self._evaluated))
 
+    def know(self, metrics: Metrics) -> None:
+        """Have the columns of a step's metrics, whether or not that step gets a row."""
+        if not self._columns:
+            with self._named():
+                self._set_columns(metrics)
+
     def add(self, step: int, metrics: Metrics, evaluation: Metrics) -> None:
         """Hand over a row, and write what was waiting."""
-        if not self._columns:
-            self._set_columns(metrics)
+        self.know(metrics)
         self.flush()
         # An evaluation may hold arrays of the state, which the next step takes, so it is read at once.
         self._pending.append((step, metrics, _flat(evaluation)))
@@ -61,9 +68,10 @@ class Log:
             step, metrics, evaluation = self._pending.pop(0)
             if "loss" in metrics:
                 self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
+            row = {"step": str(step)} | _flat(metrics) | evaluation
             if self._file:
-                row = {"step": str(step)} | _flat(metrics) | evaluation
-                csv.DictWriter(self._file, self._columns).writerow(row)
+                with self._named():
+                    csv.DictWriter(self._file, self._columns).writerow(row)
 
     def _set_columns(self, metrics: Metrics) -> None:
         flat = _flat(metrics)
@@ -74,13 +82,21 @@ class Log:
         if not self._file:
             return
         self._file.seek(0)
-        header = self._file.readline().rstrip().split(",") if self._after else [""]
-        if header == [""]:
+        header = next(csv.reader([self._file.readline()]), []) if self._after else []
+        if not header:
             csv.writer(self._file).writerow(self._columns)
         elif header != self._columns:
             _checks.reject("log", f"a file with the columns {self._columns}", header)
         else:
             self._cut(self._file)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of the system that says which file it is of; writing to an open one does not."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def _cut(self, file: TextIO) -> None:
         """Leave the rows up to the step that the new ones come after; a last row that lacks its end goes too."""

@@ -127,6 +127,9 @@ def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any) -> None:
         _checks.reject("mesh", f"an axis named {DATA!r}", mesh.axis_names)
     if mesh.shape[DATA] % jax.process_count():
         _checks.reject("mesh", f"a {DATA!r} axis that {jax.process_count()} processes divide", mesh.shape[DATA])
+    along = np.moveaxis(mesh.devices, mesh.axis_names.index(DATA), 0).reshape(mesh.shape[DATA], -1)
+    if any(len({device.process_index for device in row}) > 1 for row in along):
+        _checks.reject("mesh", f"each place on the {DATA!r} axis within one process", f"axes {mesh.axis_names}")
     for axis in jax.tree.leaves(batch_axis):
         if isinstance(axis, bool) or not isinstance(axis, int) or axis < 0:
             _checks.reject("batch_axis", "axes from 0 on", axis)

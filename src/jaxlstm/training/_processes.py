@@ -1,5 +1,6 @@
 """Several processes that train one model: what they must agree on, and what each has of an array."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,10 +33,19 @@ def agreed(step: int, stop: int | None, overdue: bool) -> tuple[int | None, bool
     return int(everyone[:, 0].max()) or None, bool(everyone[0, 1])
 
 
-def meet(where: str) -> None:
-    """Return when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
+def first_alone(action: Callable[[], object], error: type[Exception]) -> None:
+    """Let the first process do something while the others wait; the error with which it fails is raised in them all."""
+    failed = None
+    if is_first():
+        try:
+            action()
+        except error as raised:
+            failed = raised
+    sentence = gathered(str(failed or "").encode())[0].decode()
+    if failed:
+        raise failed
+    if sentence:
+        raise error(sentence)
 
 
 def gathered(value: bytes) -> list[bytes]:

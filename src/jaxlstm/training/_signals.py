@@ -8,7 +8,7 @@ from types import FrameType
 
 from jaxlstm.training._errors import Terminated
 
-SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -36,6 +36,6 @@ def deferred() -> Iterator[Callable[[], int | None]]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def ending(number: int, message: str) -> BaseException:
+def ending(number: int, message: str, *, saved: bool = False) -> BaseException:
     """What a signal ends a run with: KeyboardInterrupt, or Terminated."""
-    return SIGNALS[signal.Signals(number)](message)
+    return Terminated(message, saved=saved) if number == signal.SIGTERM else KeyboardInterrupt(message)

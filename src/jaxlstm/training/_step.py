@@ -91,6 +91,9 @@ def make_train_step(
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             metrics = {"loss": value, "grad_norm": _norm(gradient), **skipped(opt_state), **reported}
+            if carry is not None and "skipped" in metrics:  # one that is not finite would spoil every later step
+                skip = metrics["skipped"] > skipped(state.opt_state)["skipped"]
+                carry = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.carry, carry)
         return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key, carry=carry), metrics
 
     if mesh is None:
