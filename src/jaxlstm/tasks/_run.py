@@ -90,8 +90,6 @@ def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
     try:
         config: Any = json.loads(path.read_text())
         recipe = Recipe(**{name: value for name, value in config.items() if name != "versions"})
-        if recipe.task not in defaults:
-            raise RunError(f"{directory} holds a run of the task {recipe.task!r}, not of {', '.join(defaults)}")
         _check_options(recipe, defaults)
     except OSError as error:
         raise RunError(f"{directory} holds no run: {CONFIG} cannot be read ({error.strerror})") from error
@@ -101,7 +99,9 @@ def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
 
 
 def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
-    """A recipe's task has those of the options that only some tasks have."""
+    """A recipe's task exists, and has those of the options that only some tasks have."""
+    if recipe.task not in defaults:
+        _checks.reject("task", f"one of {', '.join(defaults)}", repr(recipe.task))
     for name in ("length", "hold_out", "file"):
         value = getattr(recipe, name)
         if (value is None) != (getattr(defaults[recipe.task], name) is None):

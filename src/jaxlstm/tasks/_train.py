@@ -126,7 +126,7 @@ def resume(directory: Path, *, progress: bool = False) -> str:
     Raises:
       RunError: if the directory holds no run, or a checkpoint cannot be read or written.
     """
-    return train(_recipe(directory), directory, progress=progress, resume=True)
+    return train(recipe_of(directory), directory, progress=progress, resume=True)
 
 
 def evaluate(directory: Path) -> str:
@@ -135,7 +135,7 @@ def evaluate(directory: Path) -> str:
     Raises:
       RunError: if the directory holds no run, or one that is damaged.
     """
-    recipe = _recipe(directory)
+    recipe = recipe_of(directory)
     problem, networks = _prepare(recipe)
     models = {}
     for cell, network in networks.items():
@@ -144,7 +144,7 @@ def evaluate(directory: Path) -> str:
     return _report(recipe, problem, _models.predictor(problem, networks)(models))
 
 
-def _recipe(directory: Path) -> Recipe:
+def recipe_of(directory: Path) -> Recipe:
     """That of the run in a directory."""
     return _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
 

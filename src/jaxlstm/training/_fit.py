@@ -81,7 +81,11 @@ def fit(
     >>> int(state.step), round(float(state.params), 3)
     (100, 1.0)
     """
-    for name, size in (("steps", steps), ("evaluate_every", evaluate_every or 1), ("log_every", log_every)):
+    for name, size in (
+        ("steps", steps),
+        ("evaluate_every", 1 if evaluate_every is None else evaluate_every),
+        ("log_every", log_every),
+    ):
         _checks.check_size(name, size)
     if resume and checkpoints is None:
         _checks.reject("checkpoints", "the Checkpoints to resume from", None)

@@ -1,10 +1,10 @@
 """Metrics of a training run as a CSV file."""
 
-import contextlib
 import csv
 import os
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Sequence
+from io import FileIO, StringIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,20 +28,24 @@ class Log:
     def __init__(self, path: str | os.PathLike[str] | None, *, after: int) -> None:
         self.text = ""  # the current loss, for a progress bar
         self._path, self._after = path, after
-        self._file: TextIO | None = None
+        self._file: FileIO | None = (
+            None  # without a buffer: what the disk had no room for would be tried again on closing
+        )
         self._columns: list[str] = []
         self._evaluated: dict[str, str] = {}
         self._pending: list[tuple[int, Metrics, dict[str, str]]] = []
 
     def __enter__(self) -> "Log":
         if self._path is not None:
-            self._file = open(self._path, "a+" if self._after else "w", newline="", buffering=1)
+            self._file = FileIO(self._path, "a+" if self._after else "w")
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.flush()
-        if self._file:
-            self._file.close()
+        try:
+            self.flush()
+        finally:
+            if self._file:
+                self._file.close()
 
     def begin(self, step: int, evaluation: Metrics) -> None:
         """What evaluation gives before the first step: a row of its own at step 0, and the names of its columns."""
@@ -52,8 +56,7 @@ class Log:
     def know(self, metrics: Metrics) -> None:
         """Have the columns of a step's metrics, whether or not that step gets a row."""
         if not self._columns:
-            with self._named():
-                self._set_columns(metrics)
+            self._set_columns(metrics)
 
     def add(self, step: int, metrics: Metrics, evaluation: Metrics) -> None:
         """Hand over a row, and write what was waiting."""
@@ -69,9 +72,7 @@ class Log:
             if "loss" in metrics:
                 self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
             row = {"step": str(step)} | _flat(metrics) | evaluation
-            if self._file:
-                with self._named():
-                    csv.DictWriter(self._file, self._columns).writerow(row)
+            self._write([row.get(column, "") for column in self._columns])
 
     def _set_columns(self, metrics: Metrics) -> None:
         flat = _flat(metrics)
@@ -79,31 +80,40 @@ class Log:
         if twice:
             _checks.reject("evaluate", "names that the step's metrics do not have", twice)
         self._columns = ["step", *flat, *self._evaluated]
-        if not self._file:
-            return
-        self._file.seek(0)
-        header = next(csv.reader([self._file.readline()]), []) if self._after else []
+        lines = []
+        if self._file and self._after:
+            self._file.seek(0)
+            lines = self._file.readall().splitlines(keepends=True)
+        header = next(csv.reader([lines[0].decode()])) if lines else []
         if not header:
-            csv.writer(self._file).writerow(self._columns)
+            self._write(self._columns)
         elif header != self._columns:
             _checks.reject("log", f"a file with the columns {self._columns}", header)
         else:
-            self._cut(self._file)
+            self._cut(lines)
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """An error of the system that says which file it is of; writing to an open one does not."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+    def _write(self, values: Sequence[str]) -> None:
+        """A row, on disk when this returns; an error of the system says which file it is of."""
+        if not self._file:
+            return
+        text = StringIO()
+        csv.writer(text).writerow(values)
+        rest = text.getvalue().encode()
+        while rest:
+            try:
+                rest = rest[self._file.write(rest) :]
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
 
-    def _cut(self, file: TextIO) -> None:
+    def _cut(self, lines: Sequence[bytes]) -> None:
         """Leave the rows up to the step that the new ones come after; a last row that lacks its end goes too."""
-        end = file.tell()
-        while (row := file.readline()).endswith("\n") and int(row.partition(",")[0]) <= self._after:
-            end = file.tell()
-        file.truncate(end)
+        end = len(lines[0])
+        for line in lines[1:]:
+            if not line.endswith(b"\n") or int(line.partition(b",")[0]) > self._after:
+                break
+            end += len(line)
+        if self._file:
+            self._file.truncate(end)
 
 
 def _flat(metrics: Metrics) -> dict[str, str]:
