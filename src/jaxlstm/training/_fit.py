@@ -81,16 +81,7 @@ def fit(
     >>> int(state.step), round(float(state.params), 3)
     (100, 1.0)
     """
-    for name, size in (
-        ("steps", steps),
-        ("evaluate_every", 1 if evaluate_every is None else evaluate_every),
-        ("log_every", log_every),
-    ):
-        _checks.check_size(name, size)
-    if resume and checkpoints is None:
-        _checks.reject("checkpoints", "the Checkpoints to resume from", None)
-    if checkpoints and checkpoints.best and evaluate is None:
-        _checks.reject("evaluate", f"a function, since the checkpoints ask for the best {checkpoints.best!r}", None)
+    _check_options(steps, evaluate, evaluate_every, log_every, checkpoints, resume)
     source = Batches(batches)
     first = _step(state)
     last = first + steps
@@ -101,10 +92,9 @@ def fit(
         evaluation, stop, watch = {}, None, Watch()
         with Log(log if is_first() else None, after=step) as rows, _bar(last, step, progress) as bar:
             if evaluate:
-                first_evaluation = evaluate(state)
-                rows.begin(step, first_evaluation)
+                rows.begin(step, before := evaluate(state))
                 if checkpoints:
-                    checkpoints.check_best(first_evaluation)
+                    checkpoints.check_best(before)
             for batch in source.take(last - step):
                 state, metrics = train_step(state, batch)
                 step += 1
@@ -136,6 +126,23 @@ def fit(
     if step < last:
         _checks.reject("batches", f"{steps} of them (steps)", f"only {step - first}")
     return state
+
+
+def _check_options(
+    steps: object,
+    evaluate: object,
+    evaluate_every: object,
+    log_every: object,
+    checkpoints: Checkpoints | None,
+    resume: bool,
+) -> None:
+    every = 1 if evaluate_every is None else evaluate_every
+    for name, size in (("steps", steps), ("evaluate_every", every), ("log_every", log_every)):
+        _checks.check_size(name, size)
+    if resume and checkpoints is None:
+        _checks.reject("checkpoints", "the Checkpoints to resume from", None)
+    if checkpoints and checkpoints.best and evaluate is None:
+        _checks.reject("evaluate", f"a function, since the checkpoints ask for the best {checkpoints.best!r}", None)
 
 
 def _step(state: TrainState) -> int:
