@@ -150,6 +150,15 @@ def test_a_log_of_every_fourth_step_is_that_of_a_run_that_never_ended(train_step
     assert rows == read(tmp_path / "whole.csv")
 
 
+def test_a_figure_that_comes_later_has_no_column(train_step, state, tmp_path):
+    def evaluate(state):
+        return {"score": 0} if state.step == 0 else {"score": 0, "other": 1}
+
+    message = r"log: expected the columns of the first step, \['step', .*, 'score'\], got \['other'\] as well"
+    with pytest.raises(ValueError, match=message):
+        fit(train_step, state, ONES, steps=3, evaluate=evaluate, log=tmp_path / "log.csv", progress=False)
+
+
 def test_a_full_disk_is_an_error_that_names_the_log(train_step, state):
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
         fit(train_step, state, ONES, steps=3, log="/dev/full", progress=False)

@@ -28,9 +28,8 @@ class Log:
     def __init__(self, path: str | os.PathLike[str] | None, *, after: int) -> None:
         self.text = ""  # the current loss, for a progress bar
         self._path, self._after = path, after
-        self._file: FileIO | None = (
-            None  # without a buffer: what the disk had no room for would be tried again on closing
-        )
+        # Without a buffer: what a full disk had no room for would be tried again on closing.
+        self._file: FileIO | None = None
         self._columns: list[str] = []
         self._evaluated: dict[str, str] = {}
         self._pending: list[tuple[int, Metrics, dict[str, str]]] = []
@@ -72,6 +71,8 @@ class Log:
             if "loss" in metrics:
                 self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
             row = {"step": str(step)} | _flat(metrics) | evaluation
+            if unknown := [name for name in row if name not in self._columns]:
+                _checks.reject("log", f"the columns of the first step, {self._columns}", f"{unknown} as well")
             self._write([row.get(column, "") for column in self._columns])
 
     def _set_columns(self, metrics: Metrics) -> None:
