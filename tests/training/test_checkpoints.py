@@ -274,6 +274,23 @@ def test_two_writers_on_one_folder(saved):
         refused(saved, "saved is being written to by another run, process [0-9]+", resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    """Such as a loader of data that outlives a run that was killed."""
+    receive, send = os.pipe()
+    with Checkpoints(tmp_path).writer():
+        child = os.fork()
+        if not child:
+            os.read(receive, 1)  # it lives on
+            os._exit(0)
+        with pytest.raises(CheckpointError, match="is being written to by another run"), Checkpoints(tmp_path).writer():
+            pass
+    with Checkpoints(tmp_path).writer():
+        pass
+    os.write(send, b".")
+    os.waitpid(child, 0)
+
+
 def test_a_folder_that_takes_no_files(tmp_path):
     (tmp_path / "saved").write_text("a file")
     refused(tmp_path, "saved cannot be written to: File exists")

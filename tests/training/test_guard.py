@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxlstm as jl
-from jaxlstm.training import fit, init_state, make_train_step, skip_nonfinite, squared_error
+from jaxlstm.training import Checkpoints, fit, init_state, make_train_step, skip_nonfinite, squared_error
 
 KEY = jax.random.key(0)
 
@@ -71,6 +71,21 @@ def test_too_many_in_a_row_stop_the_training_and_name_the_first_that_went_bad(se
     message = r"not finite 2 steps in a row, from step 2; the first that went bad is that of params\['b'\]\['w'\]"
     with pytest.raises(FloatingPointError, match=message):
         fit(make_train_step(two, optimizer), start(optimizer), batches(*sequence), steps=len(sequence), progress=False)
+
+
+def test_no_checkpoint_is_made_of_a_state_that_stops_the_training(tmp_path):
+    """It would stop again wherever it resumes."""
+    optimizer, checkpoints = skip_nonfinite(optax.sgd(0.1), stop_after=1), Checkpoints(tmp_path, every=1)
+    with pytest.raises(FloatingPointError, match="1 steps in a row, from step 2"):
+        fit(
+            make_train_step(two, optimizer),
+            start(optimizer),
+            batches(GOOD, BAD_A, GOOD),
+            steps=3,
+            checkpoints=checkpoints,
+            progress=False,
+        )
+    assert checkpoints.steps == (1,)
 
 
 def test_seeds_are_guarded_each_for_itself():

@@ -109,6 +109,7 @@ def fit(
                 stop, overdue = agreed(step, caught(), writer is not None and writer.overdue())
                 if writer and (overdue or writer.due(step, evaluation)):
                     rows.flush()
+                    check_guards(state.opt_state, step)  # a run that is to stop would stop again wherever it resumes
                     writer.save(state, step, source, evaluation)
                 if stop:
                     break

@@ -5,10 +5,23 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from jaxlstm.training._errors import CheckpointError
 
 NAME = "lock"
+_held: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    """In a process that was forked, such as a loader of data: the lock is not its to keep alive."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -34,7 +47,11 @@ def only_writer(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
 
 
 if sys.platform == "win32":

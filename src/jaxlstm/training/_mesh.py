@@ -48,7 +48,7 @@ class MeshStep:
 
     def _placed(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         if state.carry is not None:
-            _refuse_uneven(state.carry, self._devices)
+            _refuse_uneven(state.carry, self._mesh.shape[DATA])
         return place(state, self._layout(state)), self._shard(batch)
 
     @property
