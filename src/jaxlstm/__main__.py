@@ -190,7 +190,7 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         action="store_true",
         help="go on with the run in DIR, from its last checkpoint, with its own options",
     )
-    several = "of several processes that train one model, a part of each batch each"
+    several = "of several processes that train one model of vowels, mnist1d or jsb, a part of each batch each"
     train.add_argument("--num-processes", metavar="N", type=int, default=1, help=f"the number {several} (default: 1)")
     train.add_argument("--process-id", metavar="I", type=int, default=0, help="which of them this is, from 0 on")
     train.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, the same for all")
