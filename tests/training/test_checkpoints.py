@@ -239,6 +239,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_there(saved, how):
     for path in latest.glob("state/**/d/*") if how != "record" else ():
         path.write_bytes(path.read_bytes()[:10]) if how == "cut" else path.unlink()
     refused(saved, r"6 is damaged \(", resume=True)
+    assert Checkpoints(saved / "saved").restore(fresh(), 4).step == 4
     shutil.rmtree(latest)
     assert run(saved, resume=True, steps=4).step == 4
 

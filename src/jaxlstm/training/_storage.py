@@ -41,8 +41,8 @@ class Storage:
         self._directory = directory
         with _as_sentence(f"{directory} cannot be opened"):
             self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
-        # A look at every record, since only our own checkpoints are read, and deleted.
-        self._scores = {step: self.record(step)["score"] for step in self.steps}
+        # A look at every record before any is deleted, since only our own are.
+        self._scores = self._recorded_scores() if write else {}
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
@@ -54,7 +54,7 @@ class Storage:
     @property
     def best(self) -> int | None:
         """The step with the highest score; None where there is none."""
-        return _best(self._scores, self.steps)
+        return _best(self._recorded_scores(), self.steps)
 
     def save(self, state: TrainState, step: int, data: Any, score: float | None) -> None:
         """Begin to save; the arrays are copied before this returns, and written by the time of `wait`."""
@@ -127,6 +127,9 @@ class Storage:
         return jax.tree.unflatten(
             structure, [_like(found[name], leaf) for name, leaf in zip(arrays, leaves, strict=True)]
         )
+
+    def _recorded_scores(self) -> dict[int, float | None]:
+        return {step: self.record(step)["score"] for step in self.steps}
 
     def _options(self, keep: int, write: bool) -> Any:
         return self._ocp.CheckpointManagerOptions(
