@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     SIGTERM, which schedulers send, is no failure once the run is saved: 0, and a sentence that says how to go on.
     """
+    logging.getLogger("jaxlstm").setLevel(logging.ERROR)  # what fit warns of is said here, in one line
     try:
         return _run(arguments)
     except _MistakeError as error:
@@ -190,7 +192,7 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         action="store_true",
         help="go on with the run in DIR, from its last checkpoint, with its own options",
     )
-    several = "of several processes that train one model of vowels, mnist1d or jsb, a part of each batch each"
+    several = "of several processes that train one model, a part of each batch each"
     train.add_argument("--num-processes", metavar="N", type=int, default=1, help=f"the number {several} (default: 1)")
     train.add_argument("--process-id", metavar="I", type=int, default=0, help="which of them this is, from 0 on")
     train.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, the same for all")

@@ -104,7 +104,7 @@ def test_a_carried_state_lies_with_its_sequences():
     expected, expected_metrics = three_steps(make_train_step(loss_fn, OPTIMIZER), batch, start(carry))
     assert_close((state.carry, metrics), (expected.carry, expected_metrics))
     assert state.carry.h.sharding.shard_shape((16, 8)) == (2, 8)
-    with pytest.raises(ValueError, match=r"carry.h: expected a first axis, of sequences, that 8 devices divide, got"):
+    with pytest.raises(ValueError, match=r"carry.h: expected an axis 0, of sequences, that 8 devices divide, got"):
         spread(start(CELL.init_carry(PARAMS["cell"], (13,))), make_batch(13))
 
 
@@ -163,7 +163,7 @@ def collectives(text):
 
 def test_a_batch_without_a_mask_must_divide():
     train_step = make_train_step(lambda p, b, k: (p["head"].sum() * b.sum(), {}), OPTIMIZER, mesh=mesh(data=8))
-    with pytest.raises(ValueError, match="batch: expected as many sequences as 8 devices divide, or a bool mask"):
+    with pytest.raises(ValueError, match="batch: expected 16 sequences, which the devices divide, or a bool mask"):
         train_step(start(), np.zeros((5, 13, 3), np.float32))
 
 

@@ -1,6 +1,7 @@
 """Run twice by test_processes.py, as two processes that train one model: PROCESS PORT DIRECTORY STEPS RESUME.
 
-Each has two devices, and the sequences' carries lie on all four.
+Each has two devices, and the sequences' carries lie on all four. Of seven sequences the one has four and the other
+three, or in every other batch two; nothing counts in the places that are left.
 """
 
 import sys
@@ -29,9 +30,14 @@ class OwnPart:
         return self
 
     def __next__(self):
-        xs = np.random.default_rng(self.n).normal(size=(3, 4, 2)).astype(np.float32)
+        sequences = 7 - self.n % 2
+        xs = np.random.default_rng(self.n).normal(size=(3, sequences, 2)).astype(np.float32)
         self.n += 1
-        return np.split(xs, self.processes, axis=1)[self.process]
+        if self.processes == 1:  # what others fill up is there from the first
+            xs = np.pad(xs, [(0, 0), (0, 7 - sequences), (0, 0)])
+            return {"xs": xs, "mask": np.arange(7) < sequences}
+        own = np.split(xs, [4], axis=1)[self.process]
+        return {"xs": own, "mask": np.ones(own.shape[1], bool)}
 
     def get_state(self):
         return {"n": self.n, "process": self.process}
@@ -41,19 +47,38 @@ class OwnPart:
         self.n = state["n"]
 
 
-def train(process, processes, directory, steps, mesh, resume):
-    """The last state's params, begun or resumed."""
+def loss_fn(params, carry, batch, key):
+    carry, ys = jl.unroll(CELL, params, batch["xs"], carry)
+    last = ys[-1]
+    return squared_error(last, jax.numpy.ones_like(last), batch["mask"]), (carry, {})
 
-    def loss_fn(params, carry, xs, key):
-        carry, ys = jl.unroll(CELL, params, xs, carry)
-        return squared_error(ys, jax.numpy.ones_like(ys)), (carry, {})
 
+def make_step(mesh):
+    return make_train_step(loss_fn, OPTIMIZER, mesh=mesh, batch_axis={"xs": 1, "mask": 0})
+
+
+def train(process, processes, directory, steps, mesh, resume, carried):
+    """The last state, begun or resumed, with the carries of so many sequences."""
     params = CELL.init(jax.random.key(0), 2)
-    state = init_state(params, OPTIMIZER, jax.random.key(1), carry=CELL.init_carry(params, (4,)))
+    carry = CELL.init_carry(params, (carried,))
+    state = init_state(params, OPTIMIZER, jax.random.key(1), carry=carry)
     checkpoints = Checkpoints(directory / "saved", every=2)
     options = {"log": directory / "log.csv", "checkpoints": checkpoints, "resume": resume}
-    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh)
-    return fit(train_step, state, OwnPart(process, processes), steps=steps, progress=False, **options).params
+    return fit(make_step(mesh), state, OwnPart(process, processes), steps=steps, progress=False, **options)
+
+
+def check_refusals(process, mesh, state):
+    """Each process finds by itself what cannot be, and none is left waiting."""
+    step, batch = make_step(mesh), next(OwnPart(process, 2))
+    state, _ = step(state, batch)
+    larger = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf], axis=-2 if leaf.ndim > 1 else 0), batch)
+    with pytest.raises(
+        ValueError, match="batch: expected at most 4 sequences of a process, as in the first batch, got"
+    ):
+        step(state, larger)
+    unmasked = make_train_step(lambda params, carry, xs, key: None, OPTIMIZER, mesh=mesh)
+    with pytest.raises(ValueError, match=r"batch: expected 4 sequences, .* or a bool mask .* got 3 sequences"):
+        unmasked(state, batch["xs"])
 
 
 def main():
@@ -63,9 +88,11 @@ def main():
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
     devices = np.array(jax.devices())
     with pytest.raises(ValueError, match="mesh: expected each place on the 'data' axis within one process"):
-        make_train_step(lambda params, xs, key: None, OPTIMIZER, mesh=Mesh(devices.reshape(2, 2), ("model", "data")))
-    params = train(process, 2, directory, steps, Mesh(devices, ("data",)), resume)
-    np.save(directory / f"w_hh{process}.npy", params.w_hh.addressable_data(0))
+        make_step(Mesh(devices.reshape(2, 2), ("model", "data")))
+    mesh = Mesh(devices, ("data",))
+    state = train(process, 2, directory, steps, mesh, resume, carried=8)
+    np.save(directory / f"w_hh{process}.npy", state.params.w_hh.addressable_data(0))
+    check_refusals(process, mesh, state)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ import optax
 import pytest
 
 from jaxlstm.training import CheckpointError, Checkpoints, Terminated, fit, init_state, make_train_step
+from jaxlstm.training._storage import Storage
 
 OPTIMIZER = optax.adam(0.1)
 CARRY = {"h": jnp.zeros((2, 3), jnp.bfloat16)}
@@ -157,11 +161,50 @@ def test_a_signal_finishes_the_step_and_saves(whole, tmp_path, number, error):
             yield batch
 
     before = signal.getsignal(number)
-    with pytest.raises(error, match=r"stopped after step 3; its checkpoint is in .*saved, to resume from") as stopped:
+    with pytest.raises(
+        error, match=r"stopped after step 3; resume=True goes on from its checkpoint in .*saved$"
+    ) as stopped:
         run(tmp_path, batches=batches())
     assert signal.getsignal(number) is before
     assert getattr(stopped.value, "code", 0) == 0
     assert_same(run(tmp_path, resume=True), whole[1])
+
+
+def test_a_program_that_sigterm_ends_says_how_to_go_on(tmp_path):
+    program = f"""
+import itertools, jax, optax, signal
+from jaxlstm.training import Checkpoints, fit, init_state, make_train_step
+
+def batches():
+    yield jax.numpy.float32(1)
+    signal.raise_signal(signal.SIGTERM)
+    yield jax.numpy.float32(1)
+
+optimizer = optax.sgd(0.1)
+step = make_train_step(lambda params, batch, key: (params * batch, {{}}), optimizer)
+state = init_state(jax.numpy.float32(0), optimizer, jax.random.key(0))
+fit(step, state, batches(), steps=9, checkpoints=Checkpoints({str(tmp_path)!r}), progress=False)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    sentence = f"training stopped after step 2; resume=True goes on from its checkpoint in {tmp_path}"
+    assert re.fullmatch(rf"(WARNING:[\w.]+:)?{re.escape(sentence)}\n", result.stderr)
+    assert Checkpoints(tmp_path).steps == (2,)
+
+
+def test_the_best_is_found_while_another_process_removes_old_ones(tmp_path, monkeypatch):
+    where = {"best": "score"}
+    run(tmp_path, where=where, evaluate=lambda state: {"score": float(state.step)}, evaluate_every=2)  # 2, 4, 6
+    checkpoints = Checkpoints(tmp_path / "saved", **where)
+    record = Storage.record
+
+    def removed_meanwhile(self, step):
+        if step == 2:
+            shutil.rmtree(checkpoints.directory / "2")
+        return record(self, step)
+
+    monkeypatch.setattr(Storage, "record", removed_meanwhile)
+    assert checkpoints.best_step == 4
 
 
 def refused(directory, message, **options):

@@ -44,7 +44,7 @@ def test_two_processes_train_what_one_does(tmp_path, without_x64):
     both(two, 5, True)
     w_hh = [np.load(two / f"w_hh{process}.npy") for process in range(2)]
     np.testing.assert_array_equal(*w_hh)
-    expected = one_of_two.train(0, 1, one, 5, None, False)
+    expected = one_of_two.train(0, 1, one, 5, None, False, carried=7).params
     np.testing.assert_allclose(w_hh[0], expected.w_hh, rtol=1e-5, atol=1e-6)
     logs = [list(csv.DictReader((directory / "log.csv").read_text().splitlines())) for directory in (two, one)]
     losses = [[float(row["loss"]) for row in log] for log in logs]
@@ -57,4 +57,4 @@ def test_two_processes_train_what_one_does(tmp_path, without_x64):
     record = json.loads((two / "saved" / "5" / "jaxlstm" / "metadata").read_text())
     assert record["data"] == [{"json": {"n": 5, "process": process}} for process in range(2)]
     with pytest.raises(CheckpointError, match="positions in the data of 2 processes; 1 are running"):
-        one_of_two.train(0, 1, two, 6, None, True)
+        one_of_two.train(0, 1, two, 6, None, True, carried=8)

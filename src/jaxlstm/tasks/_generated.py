@@ -33,6 +33,18 @@ class Sequences(NamedTuple):
             return jnp.ones((steps, size), jnp.bool_)
         return jnp.arange(steps, dtype=self.lengths.dtype)[:, None] < self.lengths
 
+    def filled(self, real: Bool[Array, "B"] | None) -> "Sequences":
+        """With zeros behind them where `real` is False, and laid out over devices as it is; the targets stay."""
+        if real is None:
+            return self
+
+        def fill(leaf: Array, axis: int) -> Array:
+            missing = len(real) - leaf.shape[axis]
+            leaf = jnp.pad(leaf, [(0, missing if index == axis else 0) for index in range(leaf.ndim)])
+            return jnp.where(real.reshape(-1, *(1,) * (leaf.ndim - 1 - axis)), leaf, jnp.zeros_like(leaf))
+
+        return self._replace(xs=fill(self.xs, 1), lengths=None if self.lengths is None else fill(self.lengths, 0))
+
 
 def generated(
     recipe: Recipe,
@@ -75,10 +87,13 @@ def generated(
         answers = linear(params.head, dropout(head_key, last_output(ys, lengths) if last else ys, recipe.dropout))
         return answers[..., 0] if outputs == 1 else answers
 
-    def loss(network: Network, params: ModelParams, batch: Any, key: Key) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        network: Network, params: ModelParams, batch: Bool[Array, "B"] | None, key: Key
+    ) -> tuple[Array, dict[str, Array]]:
         batch_key, dropout_key = jax.random.split(key)
         sequences = draw(batch_key, recipe.batch_size)
-        return measure(model(network, params, sequences, dropout_key), sequences)
+        answers = model(network, params, sequences.filled(batch), dropout_key)
+        return measure(answers[: recipe.batch_size] if last else answers[:, : recipe.batch_size], sequences)
 
     def test_figure(answers: Array) -> Array:
         value, metrics = measure(answers, test)

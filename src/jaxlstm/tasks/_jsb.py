@@ -95,7 +95,8 @@ def problem(recipe: Recipe) -> Problem:
 
     def loss(network: Network, params: ModelParams, batch: Int[Array, "B"], key: Key) -> tuple[Array, dict[str, Array]]:
         chorales = Chorales(*(array[batch] for array in train))
-        return frame_loss(model(network, params, chorales, key), chorales), {}
+        logits = model(network, params, chorales, key)[:, : recipe.batch_size]
+        return frame_loss(logits, Chorales(*(array[: recipe.batch_size] for array in chorales))), {}
 
     return Problem(
         input_size=KEYS,

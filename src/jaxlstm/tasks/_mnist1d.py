@@ -89,7 +89,7 @@ def problem(recipe: Recipe) -> Problem:
 
     def loss(network: Network, params: ModelParams, batch: Int[Array, "B"], key: Key) -> tuple[Array, dict[str, Array]]:
         xs, labels = (array[batch] for array in train)
-        logits = model(network, params, xs, key)
+        logits, labels = model(network, params, xs, key)[: recipe.batch_size], labels[: recipe.batch_size]
         return cross_entropy(logits, labels), {"accuracy": accuracy(logits, labels)}
 
     return Problem(

@@ -106,8 +106,10 @@ class Problem:
       input_size: features of a step of the input.
       outputs: features of the model's output.
       network: the network around a cell.
-      batches: of one seed, without end; None yields where the loss draws its batch from its key.
-      loss: ``(network, params, batch, key) -> (loss, metrics)`` for one batch.
+      batches: of one seed, without end, sequences on the last axis; None where the loss draws all of its batch from
+        its key.
+      loss: ``(network, params, batch, key) -> (loss, metrics)`` for one batch, whose first `batch_size` sequences
+        count: several processes share one that is filled up.
       predict: ``(network, params) -> predictions`` for all the test sequences.
       score: predictions to the test figure.
       figure: what `score` computes, in words.

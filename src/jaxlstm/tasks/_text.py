@@ -160,7 +160,8 @@ def problem(recipe: Recipe) -> Problem:
         network: Network, params: ModelParams, carry: Carry, chunk: Chunk, key: Key
     ) -> tuple[Array, tuple[Carry, dict[str, Array]]]:
         carry, logits = model(network, params, carry, chunk.characters, chunk.reset, key=key, rate=recipe.dropout)
-        return cross_entropy(logits, chunk.targets), (carry, {})
+        logits, targets = logits[:, : recipe.batch_size], chunk.targets[:, : recipe.batch_size]
+        return cross_entropy(logits, targets), (carry, {})
 
     return Problem(
         input_size=len(vocabulary),

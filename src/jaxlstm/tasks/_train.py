@@ -2,9 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,12 +27,11 @@ from jaxlstm.tasks import (
     _vowels,
 )
 from jaxlstm.tasks._models import Models
+from jaxlstm.tasks._parts import own_batches, shared_state, shared_step
 from jaxlstm.tasks._task import Problem, Recipe, Task
 from jaxlstm.training import Checkpoints, fit, make_train_step
-from jaxlstm.training._mesh import DATA, MeshStep
 from jaxlstm.training._optimizers import clipped_adam, per_model
 from jaxlstm.training._processes import first_alone, is_first, local
-from jaxlstm.training._step import TrainStep
 
 TASKS: dict[str, Task] = {
     task.recipe.task: task
@@ -87,11 +84,9 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
-    step = _step(make_train_step(_models.loss(problem, networks), optimizer))
+    step = shared_step(make_train_step(_models.loss(problem, networks), optimizer), problem)
     predict = _models.predictor(problem, networks)
-    state = _models.initial_state(recipe, problem, networks, optimizer)
-
-    _check_parts(recipe, problem)
+    state = shared_state(_models.initial_state(recipe, problem, networks, optimizer))
 
     def create() -> None:
         if not resume:
@@ -104,7 +99,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
         state = fit(
             step,
             state,
-            _batches(recipe, problem),
+            own_batches(recipe, problem),
             steps=recipe.steps,
             evaluate=lambda state: _models.scores(problem, predict(local(state.params))),
             evaluate_every=recipe.evaluate_every,
@@ -161,31 +156,6 @@ def _prepare(recipe: Recipe) -> tuple[Problem, dict[str, Network]]:
     """The problem, and the network of each cell."""
     problem = TASKS[recipe.task].problem(recipe)
     return problem, {cell: problem.network(problem.cell(cell, recipe.hidden_size)) for cell in recipe.cells}
-
-
-def _step(train_step: Any) -> TrainStep:
-    """One step of every seed's models; of several processes, each with its part of the sequences."""
-    many = jax.vmap(train_step)
-    if jax.process_count() == 1:
-        return jax.jit(many, donate_argnums=0)
-    return MeshStep(many, jax.sharding.Mesh(np.array(jax.devices()), (DATA,)), 1, None)
-
-
-def _batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
-    """Each seed's batch, stacked; of several processes, each has its part of it."""
-    for batches in zip(*(problem.batches(seed) for seed in recipe.every_seed), strict=True):
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        yield batch if jax.process_count() == 1 else np.split(batch, jax.process_count(), axis=1)[jax.process_index()]
-
-
-def _check_parts(recipe: Recipe, problem: Problem) -> None:
-    """Several processes can share batches that say which of the stored sequences they have: indices ``[B]``."""
-    if jax.process_count() == 1:
-        return
-    if np.ndim(next(problem.batches(recipe.seed))) != 1:
-        raise _run.RunError(f"the task {recipe.task} has no batches that several processes can share: use one process")
-    if recipe.batch_size % jax.device_count():
-        raise _run.RunError(f"batch_size: expected what {jax.device_count()} devices divide, got {recipe.batch_size}")
 
 
 def _draw(recipe: Recipe, problem: Problem, directory: Path, predictions: Models) -> None:

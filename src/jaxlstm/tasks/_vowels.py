@@ -90,6 +90,7 @@ def problem(recipe: Recipe) -> Problem:
         xs, lengths, labels = (array[batch] for array in train)
         xs = xs + NOISE * jax.random.normal(noise_key, xs.shape, xs.dtype)
         logits = model(network, params, xs, lengths, model_key)
+        logits, labels = logits[: recipe.batch_size], labels[: recipe.batch_size]
         return cross_entropy(logits, labels), {"accuracy": accuracy(logits, labels)}
 
     return Problem(

@@ -1,7 +1,9 @@
 """The training loop: batches in, progress bar and log out, and an end that keeps the last finished step."""
 
 import contextlib
+import logging
 import os
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +20,8 @@ from jaxlstm.training._processes import agreed, is_first
 from jaxlstm.training._signals import deferred, ending
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics, TrainStep
+
+_LOG = logging.getLogger(__name__)
 
 
 def fit(
@@ -37,10 +41,11 @@ def fit(
 ) -> TrainState:
     """Train for a number of steps: ``state, metrics = train_step(state, batch)``, once for each batch.
 
-    Ctrl-C and SIGTERM let the running step finish, save, and raise KeyboardInterrupt or `Terminated`; a second one ends
-    it at once. (In the main thread, where Python delivers them. A step cut short would have given its state away and
-    returned none.) Of several processes, each calls this with its own part of the batches; the first alone writes the
-    log and shows the bar, and what any is sent stops them all, within ten steps.
+    Ctrl-C and SIGTERM let the running step finish, save, and raise KeyboardInterrupt or `Terminated`, which say how to
+    go on; a second one ends it at once. (In the main thread, where Python delivers them. A step cut short would have
+    given its state away and returned none.) What Terminated says is logged as a warning too, and so seen on stderr: an
+    exit shows nothing. Of several processes, each calls this with its own part of the batches; the first alone writes
+    the log and shows the bar, and what any is sent stops them all, within ten steps.
 
     Args:
       train_step: what `make_train_step` made, or anything like it.
@@ -122,8 +127,7 @@ def fit(
             save(state)
         stop = stop or agreed(0, caught(), False)[0]  # while it was saved
         if stop:
-            where = f"; its checkpoint is in {checkpoints.directory}, to resume from" if checkpoints else ""
-            raise ending(stop, f"training stopped after step {step}{where}", saved=bool(checkpoints or save))
+            raise _stopped(stop, step, checkpoints, saved=bool(checkpoints or save))
     if step < last:
         _checks.reject("batches", f"{steps} of them (steps)", f"only {step - first}")
     return state
@@ -162,6 +166,15 @@ def _begin(writer: Writer | None, resume: bool, state: TrainState, source: Batch
     if _step(state) > first + steps:
         _checks.reject("steps", f"at least the {_step(state) - first} that the checkpoint has behind it", steps)
     return state
+
+
+def _stopped(number: int, step: int, checkpoints: Checkpoints | None, *, saved: bool) -> BaseException:
+    """What a signal ends the run with; it says how to go on."""
+    how = f"; resume=True goes on from its checkpoint in {checkpoints.directory}" if checkpoints else ""
+    sentence = f"training stopped after step {step}{how}"
+    if number == signal.SIGTERM:  # which leads to an exit without a word, where Ctrl-C shows its message
+        _LOG.warning(sentence)
+    return ending(number, sentence, saved=saved)
 
 
 def _bar(last: int, step: int, progress: bool) -> tqdm:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from jaxlstm import _checks
 from jaxlstm._types import Params
+from jaxlstm.training._filling import Filling, batch_axes
 from jaxlstm.training._state import TrainState
 
 DATA, MODEL = "data", "model"
@@ -25,10 +26,13 @@ Specs = Callable[[Params], Any]  # params -> a tree like them, of PartitionSpecs
 class MeshStep:
     """A training step whose state and batch are laid out over a mesh; `lower` is that of a jitted function."""
 
-    def __init__(self, step: Callable[..., Any], mesh: Mesh, batch_axis: Any, param_specs: Specs | None) -> None:
+    def __init__(
+        self, step: Callable[..., Any], mesh: Mesh, batch_axis: Any, param_specs: Specs | None, *, carry_axis: int = 0
+    ) -> None:
         # Axes of a type that makes shardings part of an array's type would ask every operation for one.
         self._mesh = Mesh(mesh.devices, mesh.axis_names)
-        self._batch_axis, self._specs = batch_axis, param_specs or self._last_axis
+        self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
+        self._filling = Filling(max(self._mesh.shape[DATA] // jax.process_count(), 1))
 
         @partial(jax.jit, donate_argnums=0)
         def whole_step(state: TrainState, batch: Any) -> Any:
@@ -48,16 +52,14 @@ class MeshStep:
 
     def _placed(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         if state.carry is not None:
-            _refuse_uneven(state.carry, self._mesh.shape[DATA])
+            _refuse_uneven(state.carry, self._carry_axis, self._mesh.shape[DATA])
         return place(state, self._layout(state)), self._shard(batch)
-
-    @property
-    def _devices(self) -> int:
-        """Those that each process's share of the batch is divided among."""
-        return max(self._mesh.shape[DATA] // jax.process_count(), 1)
 
     def _sharding(self, spec: Spec) -> NamedSharding:
         return NamedSharding(self._mesh, spec)
+
+    def _along_data(self, axis: int) -> NamedSharding:
+        return self._sharding(Spec(*(None,) * axis, DATA))
 
     def _layout(self, state: TrainState) -> TrainState:
         """Params by their specs, the optimizer's state as the params that it is of, the carry by its batch axis."""
@@ -80,7 +82,7 @@ class MeshStep:
             opt_state=jax.tree_util.tree_map_with_path(of_optimizer, state.opt_state),
             step=self._sharding(Spec()),  # type: ignore[arg-type]
             key=self._sharding(Spec()),  # type: ignore[arg-type]
-            carry=jax.tree.map(lambda leaf: self._sharding(Spec(DATA)), state.carry),
+            carry=jax.tree.map(lambda leaf: self._along_data(self._carry_axis), state.carry),
         )
 
     def _last_axis(self, params: Params) -> Any:
@@ -101,18 +103,17 @@ class MeshStep:
                 _checks.reject(name, f"axes that the mesh divides ({axes!r}: {devices} devices)", f"shape {shape}")
 
     def _shard(self, batch: Any) -> Any:
-        """The batch over the data axis, filled up with zeros to what its devices divide."""
-        axes = _axes(self._batch_axis, batch)
-        _refuse_unmasked(batch, axes, self._devices)
+        """The batch, filled up to what the devices divide, over the data axis."""
+        axes = batch_axes(self._batch_axis, batch)
+        leaves, structure = jax.tree.flatten(batch)
 
-        def leaf(array: Any, axis: int) -> jax.Array:
-            sharding = self._sharding(Spec(*(None,) * axis, DATA))
-            array = _filled(array, axis, self._devices)
+        def shard(array: Any, axis: int) -> jax.Array:
+            sharding = self._along_data(axis)
             if jax.process_count() == 1:
                 return jax.device_put(array, sharding)
             return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 
-        return jax.tree.map(leaf, batch, axes)
+        return jax.tree.unflatten(structure, map(shard, self._filling(leaves, axes), axes))
 
 
 def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any) -> None:
@@ -155,44 +156,9 @@ def place(state: TrainState, layout: TrainState) -> TrainState:
     return jax.tree.map(leaf, state, layout)
 
 
-def _axes(batch_axis: Any, batch: Any) -> Any:
-    """The batch axis of every leaf, from a tree that may end above the leaves."""
-
-    def check(path: Any, leaf: Any, axis: int) -> int:
-        if np.ndim(leaf) <= axis:
-            name = f"batch{jax.tree_util.keystr(path)}"
-            _checks.reject(name, f"an axis {axis} (batch_axis)", _checks.describe(leaf))
-        return axis
-
-    try:
-        axes = jax.tree.map(lambda axis, part: jax.tree.map(lambda leaf: axis, part), batch_axis, batch)
-    except ValueError as error:
-        _checks.reject("batch_axis", "an int, or a tree of them like the batch", f"{batch_axis} ({error})")
-    return jax.tree_util.tree_map_with_path(check, batch, axes)
-
-
-def _filled(array: Any, axis: int, devices: int) -> Any:
-    missing = -array.shape[axis] % devices
-    if not missing:
-        return array
-    pad = jnp.pad if isinstance(array, jax.Array) else np.pad
-    return pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)])
-
-
-def _refuse_unmasked(batch: Any, axes: Any, devices: int) -> None:
-    """Sequences that fill up a batch must not count, which a loss can know from a mask alone."""
-    leaves = list(zip(jax.tree.leaves(batch), jax.tree.leaves(axes), strict=True))
-    uneven = [leaf.shape[axis] for leaf, axis in leaves if leaf.shape[axis] % devices]
-    if uneven and not any(leaf.dtype == bool for leaf, _ in leaves):
-        _checks.reject(
-            "batch",
-            f"as many sequences as {devices} devices divide, or a bool mask in it (False for those that fill it up)",
-            f"{uneven[0]} sequences and no mask",
-        )
-
-
-def _refuse_uneven(carry: Any, devices: int) -> None:
+def _refuse_uneven(carry: Any, axis: int, devices: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        if leaf.ndim < 1 or leaf.shape[0] % devices:
+        if leaf.ndim <= axis or leaf.shape[axis] % devices:
             name = f"carry{jax.tree_util.keystr(path)}"
-            _checks.reject(name, f"a first axis, of sequences, that {devices} devices divide", f"shape {leaf.shape}")
+            wanted = f"an axis {axis}, of sequences, that {devices} devices divide"
+            _checks.reject(name, wanted, f"shape {leaf.shape}")

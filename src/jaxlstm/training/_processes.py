@@ -58,6 +58,13 @@ def gathered(value: bytes) -> list[bytes]:
     return [row.tobytes()[:size] for row, size in zip(everyone, sizes, strict=True)]
 
 
+def of_every_process(sizes: list[int]) -> list[list[int]]:
+    """The numbers that each process has."""
+    if jax.process_count() == 1:
+        return [sizes]
+    return multihost_utils.process_allgather(np.array(sizes, np.int32)).tolist()
+
+
 def local(tree: Any) -> Any:
     """Replicated arrays as arrays of this process alone, with which it may compute what others do not."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if jax.process_count() > 1 else tree

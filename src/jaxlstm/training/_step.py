@@ -43,9 +43,10 @@ def make_train_step(
       optimizer: the Optax gradient transformation that `init_state` was given.
       mesh: devices to run on, with an axis "data" that batches are divided over, and perhaps an axis "model" for
         params. Results are those of one device, to rounding. A batch that the devices do not divide is filled up with
-        zeros, and must hold a bool mask by which the loss leaves out what fills it up: its entries there are False. A
-        carry's first axis is that of the sequences. With several processes each gives its own part of the batch, as
-        many sequences as the others. (Where a batch is filled up, what `loss_fn` draws at random has that shape too.)
+        zeros, and must hold a bool mask by which the loss leaves out what fills it up: its entries there are False.
+        With several processes each gives its own part of the batch; parts are filled up to the largest one of the first
+        batch, and no later one may be larger. A carry's first axis is that of the sequences, with those that fill them
+        up. (Where a batch is filled up, what `loss_fn` draws at random has that shape too.)
       batch_axis: the axis of the sequences in the batch, one for all its leaves or a tree of them; time comes first.
       param_specs: a function of the params to a tree like them of `jax.sharding.PartitionSpec`. None divides the last
         axis of each over "model", the packed gates, where that goes; without such an axis params are replicated.

@@ -129,7 +129,14 @@ class Storage:
         )
 
     def _recorded_scores(self) -> dict[int, float | None]:
-        return {step: self.record(step)["score"] for step in self.steps}
+        scores = {}
+        for step in self.steps:
+            try:
+                scores[step] = self.record(step)["score"]
+            except CheckpointError:
+                if step in finished_steps(self._directory):
+                    raise  # and is not one that the run in another process has removed since
+        return scores
 
     def _options(self, keep: int, write: bool) -> Any:
         return self._ocp.CheckpointManagerOptions(

@@ -1,0 +1,57 @@
+"""A run that several processes share: each has its part of every batch, and the devices sum what comes of them.
+
+The sequences of a batch lie on its last axis. It is filled up with zeros to what all devices divide, always at its end;
+so a loss reads what counts as the first `batch_size` of its model's answers.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.tasks._task import Problem, Recipe
+from jaxlstm.training import TrainState
+from jaxlstm.training._mesh import DATA, MeshStep
+from jaxlstm.training._step import TrainStep
+
+
+def shared_step(train_step: TrainStep, problem: Problem) -> TrainStep:
+    """One step of every seed's models, jitted."""
+    many = jax.vmap(train_step)
+    if jax.process_count() == 1:
+        return jax.jit(many, donate_argnums=0)
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    batch_axis = 1 if problem.initial_carry is None else 2  # [S, B], or [S, T, B]
+    return MeshStep(many, jax.sharding.Mesh(np.array(devices), (DATA,)), batch_axis, None, carry_axis=1)
+
+
+def shared_state(state: TrainState) -> TrainState:
+    """The state, its carry as long as the batches are."""
+    if jax.process_count() == 1:
+        return state
+    return state._replace(carry=jax.tree.map(lambda leaf: jnp.asarray(_filled(np.asarray(leaf), 1)), state.carry))
+
+
+def own_batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
+    """Each seed's batch, stacked; of several processes, each has its part of it."""
+    for batches in zip(*(problem.batches(seed) for seed in recipe.every_seed), strict=True):
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *(_own_part(batch, recipe) for batch in batches))
+
+
+def _own_part(batch: Any, recipe: Recipe) -> Any:
+    if jax.process_count() == 1:
+        return batch
+    if batch is None:  # the loss draws the sequences, and devices keep those that they have of this
+        batch = np.ones(recipe.batch_size, bool)
+
+    def part(leaf: np.ndarray) -> np.ndarray:
+        return np.split(_filled(leaf, leaf.ndim - 1), jax.process_count(), axis=-1)[jax.process_index()]
+
+    return jax.tree.map(part, batch)
+
+
+def _filled(leaf: np.ndarray, axis: int) -> np.ndarray:
+    missing = -leaf.shape[axis] % jax.device_count()
+    return np.pad(leaf, [(0, missing if index == axis else 0) for index in range(leaf.ndim)])
