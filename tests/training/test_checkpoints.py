@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +120,17 @@ def test_an_iterator_with_a_state_is_set_to_it(whole, tmp_path, wrap):
     assert batches.drawn == 2
     with pytest.raises(ValueError, match=r"batches: expected an iterator with get_state .*, got one without"):
         run(tmp_path, steps=8, resume=True)
+
+
+def test_grain_goes_on_where_it_was(tmp_path):
+    def batches():
+        numbers = grain.MapDataset.source(np.arange(10, dtype=np.float32)).shuffle(seed=3).repeat()
+        return iter(numbers.batch(3).to_iter_dataset())
+
+    uninterrupted = run(tmp_path / "whole", batches=batches())
+    run(tmp_path, steps=3, batches=batches())
+    assert_same(run(tmp_path, resume=True, batches=batches()), uninterrupted)
+    assert (tmp_path / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
 
 
 def test_without_a_state_there_must_be_as_many_batches_as_were_drawn(saved):
