@@ -1,5 +1,8 @@
 """Each mistake is a ValueError or TypeError that names the argument, what was expected and what came."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -284,3 +287,35 @@ def test_nothing_else_is_a_mistake(without_type_hook):
     assert jl.LSTMCell(np.int64(4)).init(raw, np.int32(3), dtype="bfloat16").b.dtype == jnp.bfloat16
     unroll(lengths=np.array([0, 5], np.uint8), start=np.int32(7), unroll=np.int64(2), key=raw, remat=True)
     jl.Stack(LSTM, dropout=np.float32(0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistaken(jl.RNNCell):
+    """One whose author has something else in mind for its transition."""
+
+    returned: Any = None
+
+    def transition(self, params, zx, zh, carry):
+        return self.returned(zx + zh)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (jnp.tanh, TypeError, "transition returns: expected RNNCarry, got "),
+        (lambda z: (jl.RNNCarry(z), z), TypeError, "transition returns: expected RNNCarry, got tuple"),
+        (
+            lambda z: jl.RNNCarry(z[..., :2]),
+            ValueError,
+            r"transition returns.h: expected shape \(2, 4\) .*got \(2, 2\)",
+        ),
+        (lambda z: jl.RNNCarry(z > 0), TypeError, "transition returns.h: expected a floating-point array, got bool"),
+    ],
+)
+def test_a_transition_that_returns_no_carry_is_named(returned, error, message):
+    cell = Mistaken(4, returned=returned)
+    params = params_of(jl.RNNCell(4))
+    with pytest.raises(error, match=f"what Mistaken.{message}"):
+        jl.unroll(cell, params, XS)
+    with pytest.raises(error, match=f"what Mistaken.{message}"):
+        cell.step(params, cell.init_carry(params, (2,)), XS[0])

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlstm as jl
 from jaxlstm import interop
 
 PAGE = (Path(__file__).parent.parent / "docs" / "coming_from.md").read_text()
-BLOCKS = dict(re.findall(r"^## (\w+)\n+```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
+BLOCKS = dict(re.findall(r"^## ([\w ]+)\n[^#]*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
 
 
 def run_torch(shown, params):
@@ -70,6 +71,30 @@ def test_the_block_runs_and_computes_the_same(framework, without_x64, monkeypatc
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
     assert shown["ys"].shape == ours.shape
     assert np.abs(shown["ys"] - ours).max() > 0.01
+
+
+def test_torch_s_last_carries_are_these():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    shown = {}
+    exec(BLOCKS["torch"].partition("rnn.load_state_dict")[0], shown)
+    _, (h_n, c_n) = shown["rnn"](torch.as_tensor(shown["xs"]))
+    np.testing.assert_allclose(shown["h_n"], h_n.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(shown["c_n"], c_n.detach().numpy(), rtol=1e-5, atol=1e-6)
+    again = shown["network"].apply(shown["params"], np.asarray(shown["xs"]), shown["carry"])[1]
+    theirs = shown["rnn"](torch.as_tensor(shown["xs"]), (h_n, c_n))[0].detach().numpy()
+    np.testing.assert_allclose(again, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_read_is_trained_on(without_x64, without_type_hook):
+    network = jl.Stack(jl.LSTMCell(8), jl.GRUCell(4))
+    params = network.init(jax.random.key(0), 3)
+    xs = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
+    shown = {"network": network, "params": params, "xs": xs}
+    with jax.numpy_dtype_promotion("standard"):
+        exec(BLOCKS["Training on"], shown)
+    assert shown["state"].step == 10
+    assert shown["network"].dropout == 0.3
+    assert not np.array_equal(shown["params"][0].w_hh, params[0].w_hh)
 
 
 def test_nnx_gets_its_own_weights_back(without_x64):

@@ -356,6 +356,15 @@ def test_a_signal_saves_the_last_finished_step_and_the_run_goes_on(run, number, 
     assert all((resumed[name] == whole[name]).all() for name in whole)
 
 
+def test_a_run_of_another_task_is_not_resumed(run, capsys):
+    task, directory, _ = run
+    before, other = contents(directory), "reber"
+    code, out, err = say(capsys, "train", other, "--out", directory, "--resume")
+    assert (code, out) == (2, "")
+    assert err == f"jaxlstm: error: TASK: {directory} holds a run of {task}, got {other}\n"
+    assert contents(directory) == before
+
+
 def test_ctrl_c_before_the_first_step_is_no_traceback(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tasks._train, "_prepare", lambda recipe: signal.raise_signal(signal.SIGINT))
     code, _, err = say(capsys, "train", "--out", tmp_path / "run")

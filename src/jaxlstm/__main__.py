@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import jaxlstm
+
 if TYPE_CHECKING:
     from jaxlstm.tasks import Recipe, Task
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
+DEFAULT_TASK = "vowels"
 
 OPTIONS: dict[str, tuple[type, str, str]] = {
     "cell": (str, "NAME", "lstm, gru, rnn, or all: the three side by side"),
@@ -93,7 +96,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _train(
     tasks: Any,
-    task: str,
+    task: str | None,
     out: Path,
     resume: bool,
     num_processes: int,
@@ -106,12 +109,14 @@ def _train(
     given = {name: value for name, value in options.items() if value is not None}
     if resume and given:
         raise _MistakeError(f"{_flag(next(iter(given)))}: with --resume a run goes on with the options that it has")
+    if resume and task and task != (found := tasks.recipe_of(out).task):
+        raise _MistakeError(f"TASK: {out} holds a run of {found}, got {task}")
     progress = sys.stderr.isatty()
     try:
         if resume:
             report = tasks.resume(out, progress=progress)
         else:
-            report = tasks.train(_recipe(tasks.TASKS[task].recipe, given), out, progress=progress)
+            report = tasks.train(_recipe(tasks.TASKS[task or DEFAULT_TASK].recipe, given), out, progress=progress)
     except (KeyboardInterrupt, tasks.Terminated) as error:
         if not str(error):  # before the first step, or the second Ctrl-C or SIGTERM
             raise
@@ -171,6 +176,7 @@ def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
 
 def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxlstm", description="Train recurrent networks on tasks that show what they can do.")
+    parser.add_argument("--version", action="version", version=f"jaxlstm {jaxlstm.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser(
         "train",
@@ -183,8 +189,7 @@ def _parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
         metavar="TASK",
         nargs="?",
         choices=list(tasks),
-        default="vowels",
-        help="one of those above (default: vowels)",
+        help=f"one of those above (default: {DEFAULT_TASK}; with --resume, that of the run)",
     )
     train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
     train.add_argument(

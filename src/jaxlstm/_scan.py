@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm._reads import Reads
-from jaxlstm._types import Carry, Cell, Params, at_least_float32, cast, cast_like
+from jaxlstm._types import Carry, Cell, Params, at_least_float32, carry_after, cast
 
 
 class Plan(NamedTuple):
@@ -106,7 +106,7 @@ def local(plan: Plan, params: Params, z: Preactivations, before: Carry, inputs: 
     zh = jnp.concatenate([zeros, z.zh], axis=-1)
     wide = z.zx.dtype
     after = plan.cell.transition(cast(params, wide), z.zx, zh, cast(before, wide), *_noise(inputs))
-    after = cast_like(after, before)
+    after = carry_after(plan.cell, after, before)
     return after, plan.cell.readout(params, after)
 
 

@@ -38,7 +38,9 @@ class Cell:
     argument of jit. A new one states its options, `init` and `transition`, and has the rest from here, for params
     with fields ``w_ih [I, G]``, ``w_hh [H, G]``, ``b [G]`` and a carry with the field ``h``.
 
-    `transition` is given arrays of at least float32, so it need not think of dtypes; what it returns is cast back.
+    `transition` is given arrays of at least float32, so it need not think of dtypes; what it returns, the next carry
+    alone, is cast back. A carry of other fields needs an `init_carry` too, and a `readout` where it has no ``h``. A
+    matmul within `transition` is allowed, and stays in both loops.
     """
 
     hidden_size: int
@@ -130,7 +132,13 @@ def advance(cell: Cell, params: Params, carry: Carry, zx: Array) -> Carry:
     zh = cell.recur(params, carry)
     wide = at_least_float32(zx.dtype)
     after = cell.transition(cast(params, wide), cast(zx, wide), cast(zh, wide), cast(carry, wide))
-    return cast_like(after, carry)
+    return carry_after(cell, after, carry)
+
+
+def carry_after(cell: Cell, after: Any, before: Carry) -> Carry:
+    """What the transition returned, once it is found to be a carry like the one before, in its dtypes."""
+    name = f"what {type(cell).__name__}.transition returns"
+    return cast_like(_checks.like_template(name, after, before, "as before the step"), before)
 
 
 def fit(

@@ -92,6 +92,10 @@ def test_float64_needs_x64(without_x64):
 
 
 CHANGES = {
+    "of a larger model": (
+        lambda w: w.update({f"encoder.{name}": w.pop(name) for name in list(w)}),
+        "weight_ih_l0: expected .* got none, but 'encoder.weight_ih_l0'; prefix='encoder' reads what is below it",
+    ),
     "missing": (lambda w: w.pop("weight_hh_l1"), "weight_hh_l1: expected a tensor of this name .* got none among"),
     "misnamed": (
         lambda w: w.update(weight_hx_l1_reverse=w.pop("weight_hh_l1_reverse")),

@@ -264,6 +264,20 @@ class TestInterrupts:
             fit(train_step, state, batches(), steps=2, save=save, progress=False)
         assert ended.value.code == code
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_error_has_the_last_state_where_nothing_else_has(self, train_step, state, number):
+        def batches():
+            yield jnp.float32(1)
+            signal.raise_signal(number)
+            yield jnp.float32(1)
+
+        with pytest.raises(
+            (KeyboardInterrupt, Terminated), match="nothing was saved, and this error's `state`"
+        ) as ended:
+            fit(train_step, state, batches(), steps=9, progress=False)
+        state = fit(train_step, ended.value.state, ONES, steps=1, progress=False)
+        assert state.step == 3
+
     def test_other_threads_leave_the_handler_alone(self, train_step, state):
         result = []
         thread = threading.Thread(target=lambda: result.append(fit(train_step, state, ONES, steps=3, progress=False)))

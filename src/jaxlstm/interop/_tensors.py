@@ -77,6 +77,9 @@ def check_names(scope: Scope, names: Iterable[str], what: str) -> None:
     for name in wanted:
         if name not in scope.tensors:
             got = f"none, but {scope.path + extra[0]!r}" if extra else f"none among {listed(scope.tensors)}"
+            below = [other for other in extra if other.endswith(scope.separator + name)]
+            if below:
+                got += f"; prefix={scope.path + below[0].removesuffix(scope.separator + name)!r} reads what is below it"
             _checks.reject(scope.path + name, f"a tensor of this name for {what}", got)
     if extra:
         _checks.reject(

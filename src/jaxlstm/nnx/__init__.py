@@ -4,6 +4,11 @@
 `SimpleRNN` are whole networks in one call, and `last_output` is what a classifier reads of them.
 """
 
+try:
+    import flax as _flax  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"jaxlstm.nnx needs Flax: pip install 'jaxlstm[flax]' ({error})") from error
+
 from flax.nnx import RNNCellBase
 
 from jaxlstm._wrappers._network import last_output

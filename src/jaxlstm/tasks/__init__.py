@@ -18,7 +18,7 @@ from jaxlstm.tasks._sample import sample
 from jaxlstm.tasks._task import CELLS, Problem, Recipe, Task
 from jaxlstm.tasks._temporal_order import make_batch as make_temporal_order
 from jaxlstm.tasks._text_model import TextModel, held_out_text, load_text
-from jaxlstm.tasks._train import TASKS, evaluate, resume, train
+from jaxlstm.tasks._train import TASKS, evaluate, recipe_of, resume, train
 from jaxlstm.tasks._vowels import load as load_vowels
 from jaxlstm.training import Terminated
 
@@ -45,6 +45,7 @@ __all__ = [
     "make_marked",
     "make_reber",
     "make_temporal_order",
+    "recipe_of",
     "resume",
     "sample",
     "train",

@@ -118,10 +118,11 @@ def probabilities(
 
 def surprise(passage: str, path: Path, bits: Mapping[str, Any]) -> None:
     """A passage of the text, each character on the colour of its surprise in bits: pale where it was foreseen."""
-    figure = _figure(9.0, (0.5 + 0.27 * -(-len(passage) // 60)) * len(bits))
+    columns = min(60, len(passage))
+    figure = _figure(9.0, max(1.4, 0.5 + 0.27 * -(-len(passage) // columns)) * len(bits))
     panels = np.ravel(figure.subplots(len(bits), 1))
     for axes, (cell, values) in zip(panels, bits.items(), strict=True):
-        draw_text(axes, passage, values[: len(passage), 0], limits=(0.0, 8.0))
+        draw_text(axes, passage, values[: len(passage), 0], limits=(0.0, 8.0), columns=columns)
         axes.set(title=f"{cell}: surprise in bits, {np.mean(values):.2f} a character over all that is held out")
     figure.savefig(path, dpi=150)
 
@@ -133,11 +134,15 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _plain_numbers(axis: Any) -> None:
-    """2.6 in place of 2.6 x 10^0 on a logarithmic axis, between powers of ten where there are few of them."""
+    """0.4 in place of 4 x 10^-1 on a logarithmic axis, between powers of ten where there are few of them."""
     from matplotlib.ticker import LogFormatter
 
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.5)))
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(1, 0.5)))
 
 
 def _curves(axes: Any, rows: list[dict[str, str]], name: str, cell: str, smooth: int, **style: Any) -> None:

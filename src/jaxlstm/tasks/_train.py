@@ -140,7 +140,11 @@ def evaluate(directory: Path) -> str:
 
 
 def recipe_of(directory: Path) -> Recipe:
-    """That of the run in a directory."""
+    """That of the run in a directory.
+
+    Raises:
+      RunError: if the directory holds no run, or its config.json is damaged.
+    """
     return _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
 
 

@@ -5,6 +5,12 @@ train_step = make_train_step(loss_fn, optimizer)        # loss_fn(params, batch,
 state = fit(train_step, state, batches, steps=1000, checkpoints=Checkpoints("run", every=100))
 """
 
+try:
+    import optax as _optax  # noqa: F401
+    import tqdm as _tqdm  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"jaxlstm.training needs its extra: pip install 'jaxlstm[training]' ({error})") from error
+
 from jaxlstm.training._checkpoints import Checkpoints
 from jaxlstm.training._errors import CheckpointError, Terminated
 from jaxlstm.training._fit import fit

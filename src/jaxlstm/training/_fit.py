@@ -42,10 +42,11 @@ def fit(
     """Train for a number of steps: ``state, metrics = train_step(state, batch)``, once for each batch.
 
     Ctrl-C and SIGTERM let the running step finish, save, and raise KeyboardInterrupt or `Terminated`, which say how to
-    go on; a second one ends it at once. (In the main thread, where Python delivers them. A step cut short would have
-    given its state away and returned none.) What Terminated says is logged as a warning too, and so seen on stderr: an
-    exit shows nothing. Of several processes, each calls this with its own part of the batches; the first alone writes
-    the log and shows the bar, and what any is sent stops them all, within ten steps.
+    go on and have the last state as `state`; a second one ends it at once. (In the main thread, where Python delivers
+    them. A step cut short would have given its state away and returned none.) What Terminated says is logged as a
+    warning too, and so seen on stderr: an exit shows nothing. Of several processes, each calls this with its own part
+    of the batches; the first alone writes the log and shows the bar, and what any is sent stops them all, within ten
+    steps.
 
     Args:
       train_step: what `make_train_step` made, or anything like it.
@@ -127,7 +128,7 @@ def fit(
             save(state)
         stop = stop or agreed(0, caught(), False)[0]  # while it was saved
         if stop:
-            raise _stopped(stop, step, checkpoints, saved=bool(checkpoints or save))
+            raise _stopped(stop, state, checkpoints, saved=bool(checkpoints or save))
     if step < last:
         _checks.reject("batches", f"{steps} of them (steps)", f"only {step - first}")
     return state
@@ -168,13 +169,16 @@ def _begin(writer: Writer | None, resume: bool, state: TrainState, source: Batch
     return state
 
 
-def _stopped(number: int, step: int, checkpoints: Checkpoints | None, *, saved: bool) -> BaseException:
+def _stopped(number: int, state: TrainState, checkpoints: Checkpoints | None, *, saved: bool) -> BaseException:
     """What a signal ends the run with; it says how to go on."""
-    how = f"; resume=True goes on from its checkpoint in {checkpoints.directory}" if checkpoints else ""
-    sentence = f"training stopped after step {step}{how}"
+    if checkpoints:
+        how = f"; resume=True goes on from its checkpoint in {checkpoints.directory}"
+    else:
+        how = "" if saved else "; nothing was saved, and this error's `state` is the last"
+    sentence = f"training stopped after step {_step(state)}{how}"
     if number == signal.SIGTERM:  # which leads to an exit without a word, where Ctrl-C shows its message
         _LOG.warning(sentence)
-    return ending(number, sentence, saved=saved)
+    return ending(number, sentence, saved=saved, state=state)
 
 
 def _bar(last: int, step: int, progress: bool) -> tqdm:

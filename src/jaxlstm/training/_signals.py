@@ -5,8 +5,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
-from jaxlstm.training._errors import Terminated
+from jaxlstm.training._errors import Interrupted, Terminated
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,6 +37,8 @@ def deferred() -> Iterator[Callable[[], int | None]]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def ending(number: int, message: str, *, saved: bool = False) -> BaseException:
-    """What a signal ends a run with: KeyboardInterrupt, or Terminated."""
-    return Terminated(message, saved=saved) if number == signal.SIGTERM else KeyboardInterrupt(message)
+def ending(number: int, message: str, *, saved: bool = False, state: Any = None) -> BaseException:
+    """What a signal ends a run with."""
+    if number == signal.SIGTERM:
+        return Terminated(message, saved=saved, state=state)
+    return Interrupted(message, state=state)
