@@ -50,6 +50,7 @@ def unroll(
       reset: bool ``[T, *batch]``: True where a new sequence begins. Nothing crosses the edge between t-1 and t, in
         either direction: forward, step t starts from ``cell.init_carry(params)``, never from `carry`; with
         `reverse`, step t-1 does, and a reset at 0 gives an initial carry out. A reset on a masked step still resets.
+        From the ``done`` of a replay buffer, True at the last step of an episode: reset[t] = done[t-1].
       reverse: run from the last step to the first; ys stay in the order of xs.
       key: a PRNG key for cells that draw at random in training; None means evaluation.
       start: the absolute time of ``xs[0]``: step t draws from ``start + t``, so that a sequence may be cut anywhere.
