@@ -133,7 +133,7 @@ def _train(
 
 def _connect(num_processes: int, process_id: int, coordinator: str | None) -> None:
     """Make this process one of several; every one of them is started with the same command line, but for its number."""
-    from jaxlstm.training._processes import connect
+    from jaxlstm.training._processes import connect, devices_of_each
 
     if num_processes < 1:
         raise _MistakeError(f"--num-processes: expected a positive number, got {num_processes}")
@@ -149,6 +149,8 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _MistakeError(f"--coordinator: {coordinator} could not be reached ({reason})") from error
+    if len(set(devices_of_each())) != 1:
+        raise _MistakeError(f"--num-processes: expected as many devices in each, got {devices_of_each()}")
 
 
 def _sample(tasks: Any, directory: Path, prompt: str, **options: Any) -> None:

@@ -165,6 +165,29 @@ def test_a_batch_without_a_mask_must_divide():
     train_step = make_train_step(lambda p, b, k: (p["head"].sum() * b.sum(), {}), OPTIMIZER, mesh=mesh(data=8))
     with pytest.raises(ValueError, match="batch: expected 16 sequences, which the devices divide, or a bool mask"):
         train_step(start(), np.zeros((5, 13, 3), np.float32))
+    resets = {"xs": np.zeros((5, 13, 3), np.float32), "reset": np.zeros((5, 13), bool)}
+    with pytest.raises(ValueError, match=r"batch: expected 16 sequences, .* got 13 sequences and no mask"):
+        train_step(start(), resets)
+
+
+def test_batches_are_filled_up_to_a_size(alone):
+    """A last one that is smaller takes the same program."""
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES, batch_size=20)
+    shapes = [train_step.lower(start(), make_batch(size)).in_avals[0][1]["xs"].shape for size in (20, 7)]
+    assert shapes == [(5, 24, 3)] * 2
+    state, metrics = three_steps(train_step, make_batch(7))
+    expected, expected_metrics = three_steps(alone, make_batch(7))
+    assert_close((state.params, metrics), (expected.params, expected_metrics))
+    with pytest.raises(
+        ValueError, match=r"batch: expected at most 24 sequences of each process \(batch_size\), got 25"
+    ):
+        train_step(start(), make_batch(25))
+
+
+def test_leaves_of_a_batch_have_as_many_sequences_as_each_other():
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES)
+    with pytest.raises(ValueError, match=r"batch\['mask'\]: expected 16 sequences, as in batch\['lengths'\], got 13"):
+        train_step(start(), make_batch(16) | {"mask": np.ones(13, bool)})
 
 
 def test_layouts_that_cannot_be_are_named():

@@ -4,6 +4,7 @@ Each has two devices, and the sequences' carries lie on all four. Of seven seque
 three, or in every other batch two; nothing counts in the places that are left.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -54,31 +55,65 @@ def loss_fn(params, carry, batch, key):
 
 
 def make_step(mesh):
-    return make_train_step(loss_fn, OPTIMIZER, mesh=mesh, batch_axis={"xs": 1, "mask": 0})
+    size = None if mesh is None else 8
+    return make_train_step(loss_fn, OPTIMIZER, mesh=mesh, batch_axis={"xs": 1, "mask": 0}, batch_size=size)
+
+
+def begin(carried):
+    """A first state, with the carries of so many sequences."""
+    params = CELL.init(jax.random.key(0), 2)
+    return init_state(params, OPTIMIZER, jax.random.key(1), carry=CELL.init_carry(params, (carried,)))
 
 
 def train(process, processes, directory, steps, mesh, resume, carried):
-    """The last state, begun or resumed, with the carries of so many sequences."""
-    params = CELL.init(jax.random.key(0), 2)
-    carry = CELL.init_carry(params, (carried,))
-    state = init_state(params, OPTIMIZER, jax.random.key(1), carry=carry)
+    """The last state, begun or resumed."""
     checkpoints = Checkpoints(directory / "saved", every=2)
     options = {"log": directory / "log.csv", "checkpoints": checkpoints, "resume": resume}
-    return fit(make_step(mesh), state, OwnPart(process, processes), steps=steps, progress=False, **options)
+    return fit(make_step(mesh), begin(carried), OwnPart(process, processes), steps=steps, progress=False, **options)
 
 
 def check_refusals(process, mesh, state):
-    """Each process finds by itself what cannot be, and none is left waiting."""
+    """What one of them does wrong, both say."""
     step, batch = make_step(mesh), next(OwnPart(process, 2))
     state, _ = step(state, batch)
     larger = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf], axis=-2 if leaf.ndim > 1 else 0), batch)
-    with pytest.raises(
-        ValueError, match="batch: expected at most 4 sequences of a process, as in the first batch, got"
-    ):
+    with pytest.raises(ValueError, match=r"batch: expected at most 4 sequences of each process \(batch_size\), got"):
         step(state, larger)
-    unmasked = make_train_step(lambda params, carry, xs, key: None, OPTIMIZER, mesh=mesh)
-    with pytest.raises(ValueError, match=r"batch: expected 4 sequences, .* or a bool mask .* got 3 sequences"):
-        unmasked(state, batch["xs"])
+
+    def untrained(message, batch, **options):
+        step = make_train_step(lambda params, carry, xs, key: None, OPTIMIZER, **options)
+        with pytest.raises(ValueError, match=message):
+            step(state, batch)
+
+    xs = np.ones((3, 4, 2), np.float32)
+    untrained(r"expected 4 sequences, .* or a bool mask .* got 3 sequences", xs[:, process:], mesh=mesh, batch_size=8)
+    untrained(r"batch: expected the same shapes in every process", xs[process:], mesh=mesh)
+    with pytest.raises(ValueError, match="mesh: expected as many devices of each of the 2 processes, got"):
+        make_step(Mesh(np.array(jax.local_devices()), ("data",)))
+
+
+def check_ends(process, mesh, directory):
+    """Batches that end, or fail, in one process alone."""
+
+    def batches(count, error=None):
+        yield from itertools.islice(OwnPart(process, 2), count)
+        if error:
+            raise error
+
+    def ended(message, batches, step, **options):
+        with pytest.raises(ValueError, match=message):
+            fit(step, begin(8), batches, steps=5, progress=False, **options)
+
+    checkpoints = Checkpoints(directory / "ended")
+    ended("batches: expected 5 of them", batches(2 if process else 9), make_step(mesh), checkpoints=checkpoints)
+    assert checkpoints.steps == (2,)
+    if process == 0:
+        assert checkpoints.best_step is None  # which a process may ask alone
+    mine = ValueError("a broken reader") if process else None
+    message = "a broken reader" if process else "batches: expected a batch in every process, got an error in another"
+    ended(message, batches(2 if process else 9, mine), make_step(mesh))
+    alone = lambda state, batch: (state, {})  # noqa: E731
+    ended("train_step: expected one on a mesh of the devices of all processes", OwnPart(process, 2), alone)
 
 
 def main():
@@ -93,6 +128,8 @@ def main():
     state = train(process, 2, directory, steps, mesh, resume, carried=8)
     np.save(directory / f"w_hh{process}.npy", state.params.w_hh.addressable_data(0))
     check_refusals(process, mesh, state)
+    if not resume:
+        check_ends(process, mesh, directory)
 
 
 if __name__ == "__main__":

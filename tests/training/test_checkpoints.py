@@ -17,8 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlstm.training import CheckpointError, Checkpoints, Terminated, fit, init_state, make_train_step
-from jaxlstm.training._storage import Storage
+from jaxlstm.training import CheckpointError, Checkpoints, Terminated, _storage, fit, init_state, make_train_step
 
 OPTIMIZER = optax.adam(0.1)
 CARRY = {"h": jnp.zeros((2, 3), jnp.bfloat16)}
@@ -208,14 +207,14 @@ def test_the_best_is_found_while_another_process_removes_old_ones(tmp_path, monk
     where = {"best": "score"}
     run(tmp_path, where=where, evaluate=lambda state: {"score": float(state.step)}, evaluate_every=2)  # 2, 4, 6
     checkpoints = Checkpoints(tmp_path / "saved", **where)
-    record = Storage.record
+    read_record = _storage.read_record
 
-    def removed_meanwhile(self, step):
-        if step == 2:
-            shutil.rmtree(checkpoints.directory / "2")
-        return record(self, step)
+    def removed_meanwhile(path):
+        if path.name == "2":
+            shutil.rmtree(path)
+        return read_record(path)
 
-    monkeypatch.setattr(Storage, "record", removed_meanwhile)
+    monkeypatch.setattr(_storage, "read_record", removed_meanwhile)
     assert checkpoints.best_step == 4
 
 

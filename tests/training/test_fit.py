@@ -278,6 +278,30 @@ class TestInterrupts:
         state = fit(train_step, ended.value.state, ONES, steps=1, progress=False)
         assert state.step == 3
 
+    def test_one_that_is_ignored_stays_so(self, train_step, state):
+        """As Ctrl-C is for a program that a script runs in the background."""
+
+        def batches():
+            signal.raise_signal(signal.SIGINT)
+            yield jnp.float32(1)
+
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            assert fit(train_step, state, batches(), steps=1, progress=False).step == 1
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def test_one_that_an_error_overtakes_is_not_lost(self, train_step, state):
+        def batches():
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("no more of them")
+            yield
+
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            fit(train_step, state, batches(), steps=2, progress=False)
+        assert isinstance(stopped.value.__context__, OSError)
+
     def test_other_threads_leave_the_handler_alone(self, train_step, state):
         result = []
         thread = threading.Thread(target=lambda: result.append(fit(train_step, state, ONES, steps=3, progress=False)))

@@ -42,7 +42,12 @@ def create(directory: Path, recipe: Recipe, version: str) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / CONFIG).open("x") as file:  # x: should two begin at once, one of them stops here
-            file.write(json.dumps(config, indent=2) + "\n")
+            try:
+                file.write(json.dumps(config, indent=2) + "\n")
+                file.flush()
+            except OSError:
+                (directory / CONFIG).unlink()
+                raise
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror}") from error
 

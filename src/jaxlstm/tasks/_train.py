@@ -92,7 +92,8 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
         if not resume:
             _run.create(directory, recipe, jaxlstm.__version__)
         if problem.vocabulary is not None:
-            _run.write_vocabulary(directory, problem.vocabulary)
+            with _run.errors_of_files(directory):
+                _run.write_vocabulary(directory, problem.vocabulary)
 
     first_alone(create, _run.RunError)
     with _run.errors_of_files(directory):

@@ -14,11 +14,11 @@ import numpy as np
 from jaxlstm import _checks
 from jaxlstm.training._data import Batches
 from jaxlstm.training._errors import CheckpointError
-from jaxlstm.training._lock import only_writer
+from jaxlstm.training._lock import only_writer, writer_of
 from jaxlstm.training._processes import first_alone, gathered
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics
-from jaxlstm.training._storage import Storage, finished_steps
+from jaxlstm.training._storage import Storage, best_step, finished_steps, read_record
 
 
 class Checkpoints:
@@ -29,7 +29,7 @@ class Checkpoints:
     Needs Orbax: ``pip install 'jaxlstm[checkpoints]'``.
 
     Args:
-      directory: the folder; it is made by the first save.
+      directory: the folder; it is made by the first save. Several processes share it, also on several machines.
       every: save after every so many steps.
       minutes: save after so many minutes since the last save. `fit` saves at its end in any case.
       keep: how many of the latest checkpoints to keep.
@@ -86,11 +86,10 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The step whose evaluation was the best; None if there was none."""
-        with self._reading() as storage:
-            return storage.best if storage else None
+        return best_step(self.directory)
 
     def restore(self, template: TrainState, step: int | None = None) -> TrainState:
-        """Load a state.
+        """Load a state; with several processes, in all of them at once.
 
         Args:
           template: a state of the same model and optimizer, such as `init_state` makes; it says what is expected, and
@@ -115,6 +114,8 @@ class Checkpoints:
         """What `fit` saves with; one at a time."""
         with contextlib.ExitStack() as stack:
             first_alone(lambda: stack.enter_context(only_writer(self.directory)), CheckpointError)
+            if len(set(gathered(writer_of(self.directory)))) > 1:
+                raise CheckpointError(f"{self.directory} is not the same folder in all processes; they must share it")
             storage = stack.enter_context(contextlib.closing(self._storage(write=True)))
             yield Writer(self, storage)
 
@@ -150,7 +151,9 @@ class Writer:
         """The state of the latest checkpoint, and batches from there on; the run began at step `first`."""
         step = _existing(self._options.directory, self._storage.steps, None)
         state = self._storage.restore(template, step)
-        batches.go_to(_own(self._storage.record(step)["data"], self._options.directory), step - first)
+        batches.go_to(
+            _own(read_record(self._options.directory / str(step))["data"], self._options.directory), step - first
+        )
         return state
 
     def overdue(self) -> bool:

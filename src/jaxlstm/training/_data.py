@@ -1,11 +1,17 @@
 """The position in the data, so that a run goes on with the batch after the last it saw."""
 
 import base64
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
+
 from jaxlstm import _checks
+from jaxlstm.training._processes import largest
+
+_NONE = object()
 
 
 class Batches:
@@ -17,15 +23,33 @@ class Batches:
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self._iterator = iter(batches)
+        self._before: Any = None
         self._has_state = hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state")
 
     def take(self, count: int) -> Iterator[Any]:
-        """At most `count` batches; drawing one more than needed could block, or waste it."""
-        for _, batch in zip(range(count), self._iterator, strict=False):
+        """At most `count` batches; drawing one more than needed could block, or waste it.
+
+        They end in all processes where they end in one of them: the others would wait for it in the step.
+        """
+        for _ in range(count):
+            before = self.position() if jax.process_count() > 1 else None
+            try:
+                batch = next(self._iterator, _NONE)
+            except Exception:
+                largest(2)
+                raise
+            worst = largest(int(batch is _NONE))
+            if worst == 2:
+                _checks.reject("batches", "a batch in every process", "an error in another one")
+            if worst:
+                self._before = before if batch is not _NONE else None  # what was drawn in vain is drawn again
+                return
             yield batch
 
     def position(self) -> Any:
         """Where the iterator is, as JSON; None where only the number of steps says so."""
+        if self._before is not None:
+            return self._before
         if not self._has_state:
             return None
         state: Any = self._iterator.get_state()  # type: ignore[attr-defined]
@@ -42,7 +66,7 @@ class Batches:
             kinds = ["without get_state", "with get_state and set_state"]
             _checks.reject("batches", f"an iterator {kinds[position is not None]}", f"one {kinds[self._has_state]}")
         if position is None:
-            drawn = sum(1 for _ in self.take(steps))
+            drawn = sum(1 for _ in itertools.islice(self._iterator, steps))
             if drawn < steps:
                 _checks.reject("batches", f"{steps} of them, those of the steps that were taken", f"only {drawn}")
             return

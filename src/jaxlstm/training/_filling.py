@@ -1,4 +1,4 @@
-"""Batches that devices do not divide are filled up with zeros, in every process to the same size."""
+"""Batches that devices do not divide, or whose size varies, are filled up with zeros."""
 
 from typing import Any
 
@@ -7,42 +7,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm.training._processes import of_every_process
+from jaxlstm.training._processes import gathered
+
+Path = tuple[Any, ...]
 
 
 class Filling:
     """Fills up this process's part of each batch to a size that its devices divide.
 
-    With several processes, the largest part of the first batch says that size for all of them and all batches, since
-    agreeing on each would make every process wait.
+    Args:
+      devices: along the data axis, of one process.
+      batch_size: sequences that all parts together are filled up to; None: each to what the devices divide.
     """
 
-    def __init__(self, devices: int) -> None:
-        self._devices = devices
-        self._agreed: list[int] | None = None
+    def __init__(self, devices: int, batch_size: int | None) -> None:
+        self._devices, self._batch_size = devices, batch_size
+        self._compared = jax.process_count() == 1
 
-    def __call__(self, leaves: list[Any], axes: list[int]) -> list[Any]:
+    def __call__(self, batch: Any, axes: list[int]) -> list[Any]:
         """The leaves, their sequences on these axes, filled up."""
-        own = [leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)]
-        known, sizes = [own], self._agreed
-        if sizes is None:
-            known = of_every_process(own)
-            sizes = [self._up(max(parts)) for parts in zip(*known, strict=True)]
-            self._agreed = sizes if jax.process_count() > 1 else None
-        for got, size in zip(own, sizes, strict=True):
-            if got > size:
-                _checks.reject("batch", f"at most {size} sequences of a process, as in the first batch", got)
-        uneven = [(got, size) for parts in known for got, size in zip(parts, sizes, strict=True) if got != size]
-        if uneven and not any(leaf.dtype == bool for leaf in leaves):
-            got, size = uneven[0]
-            mask = "a bool mask in it (False for those that fill it up)"
-            _checks.reject(
-                "batch", f"{size} sequences, which the devices divide, or {mask}", f"{got} sequences and no mask"
-            )
-        return [_filled(leaf, axis, size) for leaf, axis, size in zip(leaves, axes, sizes, strict=True)]
+        named, leaves = jax.tree_util.tree_leaves_with_path(batch), jax.tree.leaves(batch)
+        own = _sequences(named, axes)
+        size = self._size(own)
+        problem = self._problem(named, own, size)
+        if not self._compared:
+            shapes = [
+                [*leaf.shape[:axis], size, *leaf.shape[axis + 1 :]] for leaf, axis in zip(leaves, axes, strict=True)
+            ]
+            problem = _of_any_process(problem, str(shapes))
+            self._compared = True
+        if problem:
+            raise ValueError(problem)
+        return [_filled(leaf, axis, size) for leaf, axis in zip(leaves, axes, strict=True)]
 
-    def _up(self, size: int) -> int:
-        return size + -size % self._devices
+    def _size(self, own: int) -> int:
+        part = own if self._batch_size is None else -(-self._batch_size // jax.process_count())
+        return part + -part % self._devices
+
+    def _problem(self, named: list[tuple[Path, Any]], own: int, size: int) -> str:
+        """Why the batch cannot be filled up; nothing, if it can."""
+        if own > size:
+            return f"batch: expected at most {size} sequences of each process (batch_size), got {own}"
+        if own == size or any(_is_mask(path, leaf) for path, leaf in named):
+            return ""
+        mask = "a bool mask in it (False for those that fill it up)"
+        return f"batch: expected {size} sequences, which the devices divide, or {mask}, got {own} sequences and no mask"
 
 
 def batch_axes(batch_axis: Any, batch: Any) -> list[int]:
@@ -59,6 +68,33 @@ def batch_axes(batch_axis: Any, batch: Any) -> list[int]:
     except ValueError as error:
         _checks.reject("batch_axis", "an int, or a tree of them like the batch", f"{batch_axis} ({error})")
     return jax.tree.leaves(jax.tree_util.tree_map_with_path(check, batch, axes))
+
+
+def _sequences(named: list[tuple[Path, Any]], axes: list[int]) -> int:
+    """How many there are, in every leaf as many."""
+    sizes = [(path, leaf.shape[axis]) for (path, leaf), axis in zip(named, axes, strict=True)]
+    (first, count), *others = sizes or [((), 0)]
+    for path, size in others:
+        if size != count:
+            names = [f"batch{jax.tree_util.keystr(path)}" for path in (path, first)]
+            _checks.reject(names[0], f"{count} sequences, as in {names[1]}", size)
+    return count
+
+
+def _is_mask(path: Path, leaf: Any) -> bool:
+    """A bool array says what counts, unless it has the name of one that says where sequences begin."""
+    return leaf.dtype == bool and "reset" not in jax.tree_util.keystr(path[-1:])
+
+
+def _of_any_process(problem: str, shapes: str) -> str:
+    """The first process's problem, of those that have one; or that their batches differ in shape."""
+    everyone = [said.decode().split("\n") for said in gathered(f"{problem}\n{shapes}".encode())]
+    differ = [theirs for _, theirs in everyone if theirs != everyone[0][1]]
+    expected = "the same shapes in every process (smaller parts are filled up to a batch_size)"
+    return next(
+        (found for found, _ in everyone if found),
+        f"batch: expected {expected}, got {everyone[0][1]} and {differ[0]}" if differ else "",
+    )
 
 
 def _filled(array: Any, axis: int, size: int) -> Any:

@@ -16,7 +16,7 @@ from jaxlstm.training._checkpoints import Checkpoints, Writer
 from jaxlstm.training._data import Batches
 from jaxlstm.training._guard import Watch, check_guards
 from jaxlstm.training._log import Log
-from jaxlstm.training._processes import agreed, is_first
+from jaxlstm.training._processes import agreed, check_shared, is_first
 from jaxlstm.training._signals import deferred, ending
 from jaxlstm.training._state import TrainState
 from jaxlstm.training._step import Metrics, TrainStep
@@ -45,8 +45,8 @@ def fit(
     go on and have the last state as `state`; a second one ends it at once. (In the main thread, where Python delivers
     them. A step cut short would have given its state away and returned none.) What Terminated says is logged as a
     warning too, and so seen on stderr: an exit shows nothing. Of several processes, each calls this with its own part
-    of the batches; the first alone writes the log and shows the bar, and what any is sent stops them all, within ten
-    steps.
+    of the batches; the first alone writes the log and shows the bar, what any is sent stops them all, within ten steps,
+    and where batches end in one they end in all.
 
     Args:
       train_step: what `make_train_step` made, or anything like it.
@@ -103,6 +103,7 @@ def fit(
                     checkpoints.check_best(before)
             for batch in source.take(last - step):
                 state, metrics = train_step(state, batch)
+                check_shared(state.params)
                 step += 1
                 rows.know(metrics)
                 due = evaluate and (step == last or (evaluate_every and step % evaluate_every == 0))

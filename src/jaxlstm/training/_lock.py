@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,14 +45,23 @@ def only_writer(directory: Path) -> Iterator[None]:
         if not acquired:
             file.seek(0)
             raise CheckpointError(f"{directory} is being written to by another run, process {file.read().strip()}")
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        except OSError as error:
+            raise CheckpointError(f"{directory} cannot be written to: {error.strerror}") from error
         _held.add(file)
         try:
             yield
         finally:
             _held.discard(file)
+
+
+def writer_of(directory: Path) -> bytes:
+    """Who holds the lock of the folder, as this process finds it."""
+    path = directory / NAME
+    return path.read_bytes() if path.exists() else b""
 
 
 if sys.platform == "win32":

@@ -4,6 +4,7 @@ The program is that of one device; XLA divides it. What is summed over the batch
 over the devices, once a step and outside the loops over time.
 """
 
+import collections
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,12 +28,19 @@ class MeshStep:
     """A training step whose state and batch are laid out over a mesh; `lower` is that of a jitted function."""
 
     def __init__(
-        self, step: Callable[..., Any], mesh: Mesh, batch_axis: Any, param_specs: Specs | None, *, carry_axis: int = 0
+        self,
+        step: Callable[..., Any],
+        mesh: Mesh,
+        batch_axis: Any,
+        param_specs: Specs | None,
+        *,
+        batch_size: int | None = None,
+        carry_axis: int = 0,
     ) -> None:
         # Axes of a type that makes shardings part of an array's type would ask every operation for one.
         self._mesh = Mesh(mesh.devices, mesh.axis_names)
         self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
-        self._filling = Filling(max(self._mesh.shape[DATA] // jax.process_count(), 1))
+        self._filling = Filling(self._mesh.shape[DATA] // jax.process_count(), batch_size)
 
         @partial(jax.jit, donate_argnums=0)
         def whole_step(state: TrainState, batch: Any) -> Any:
@@ -105,7 +113,6 @@ class MeshStep:
     def _shard(self, batch: Any) -> Any:
         """The batch, filled up to what the devices divide, over the data axis."""
         axes = batch_axes(self._batch_axis, batch)
-        leaves, structure = jax.tree.flatten(batch)
 
         def shard(array: Any, axis: int) -> jax.Array:
             sharding = self._along_data(axis)
@@ -113,21 +120,26 @@ class MeshStep:
                 return jax.device_put(array, sharding)
             return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 
-        return jax.tree.unflatten(structure, map(shard, self._filling(leaves, axes), axes))
+        return jax.tree.unflatten(jax.tree.structure(batch), map(shard, self._filling(batch, axes), axes))
 
 
-def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any) -> None:
+def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any, batch_size: Any) -> None:
     """A mesh with an axis "data", or None and no option that needs one."""
     if mesh is None:
-        if param_specs is not None:
-            _checks.reject("mesh", "a jax.sharding.Mesh, since param_specs is given", None)
+        for name, option in (("param_specs", param_specs), ("batch_size", batch_size)):
+            if option is not None:
+                _checks.reject("mesh", f"a jax.sharding.Mesh, since {name} is given", None)
         return
+    if batch_size is not None:
+        _checks.check_size("batch_size", batch_size)
     if not isinstance(mesh, Mesh):
         _checks.reject("mesh", "a jax.sharding.Mesh", _checks.describe(mesh), TypeError)
     if DATA not in mesh.axis_names:
         _checks.reject("mesh", f"an axis named {DATA!r}", mesh.axis_names)
-    if mesh.shape[DATA] % jax.process_count():
-        _checks.reject("mesh", f"a {DATA!r} axis that {jax.process_count()} processes divide", mesh.shape[DATA])
+    counts = collections.Counter(device.process_index for device in mesh.devices.flat)
+    if len(counts) != jax.process_count() or len(set(counts.values())) != 1:
+        got = ", ".join(f"{counts[process]} of process {process}" for process in range(jax.process_count()))
+        _checks.reject("mesh", f"as many devices of each of the {jax.process_count()} processes", got)
     along = np.moveaxis(mesh.devices, mesh.axis_names.index(DATA), 0).reshape(mesh.shape[DATA], -1)
     if any(len({device.process_index for device in row}) > 1 for row in along):
         _checks.reject("mesh", f"each place on the {DATA!r} axis within one process", f"axes {mesh.axis_names}")

@@ -1,5 +1,7 @@
 """Several processes that train one model: what they must agree on, and what each has of an array."""
 
+import collections
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +9,32 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxlstm import _checks
+
 AGREE_EVERY = 10  # steps; agreeing waits for the devices, and for every process
 
 
 def connect(*, num_processes: int, process_id: int, coordinator: str) -> None:
-    """Make this process one of several; before anything else that JAX does."""
+    """Make this process one of several; before anything else that JAX does.
+
+    SIGTERM stays what it was: JAX's notice of preemption would catch it, and a run that is not in `fit` yet live on.
+    """
     jax.distributed.initialize(coordinator, num_processes, process_id)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+
+
+def devices_of_each() -> list[int]:
+    """How many devices each process has."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    return [counts[process] for process in range(jax.process_count())]
+
+
+def check_shared(params: Any) -> None:
+    """Of several processes, none may train a model of its own, of which nobody would hear."""
+    if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
+        _checks.reject(
+            "train_step", "one on a mesh of the devices of all processes (mesh=)", "one on this process's own"
+        )
 
 
 def is_first() -> bool:
@@ -58,11 +80,11 @@ def gathered(value: bytes) -> list[bytes]:
     return [row.tobytes()[:size] for row, size in zip(everyone, sizes, strict=True)]
 
 
-def of_every_process(sizes: list[int]) -> list[list[int]]:
-    """The numbers that each process has."""
+def largest(number: int) -> int:
+    """The largest number that any process has."""
     if jax.process_count() == 1:
-        return [sizes]
-    return multihost_utils.process_allgather(np.array(sizes, np.int32)).tolist()
+        return number
+    return int(multihost_utils.process_allgather(np.array([number], np.int32)).max())
 
 
 def local(tree: Any) -> Any:

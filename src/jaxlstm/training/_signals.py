@@ -29,12 +29,19 @@ def deferred() -> Iterator[Callable[[], int | None]]:
             raise ending(number, "")
         caught = number
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
+    acted = False
     try:
         yield lambda: caught
+    except (Interrupted, Terminated):
+        acted = True
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if caught is not None and not acted:  # it came too late, or something else ended this
+            signal.raise_signal(caught)
 
 
 def ending(number: int, message: str, *, saved: bool = False, state: Any = None) -> BaseException:

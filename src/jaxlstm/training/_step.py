@@ -29,6 +29,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     batch_axis: Any = 1,
     param_specs: Specs | None = None,
+    batch_size: int | None = None,
 ) -> TrainStep:
     """Make the function that takes one step, jitted, its state's memory given away (donated).
 
@@ -44,12 +45,14 @@ def make_train_step(
       mesh: devices to run on, with an axis "data" that batches are divided over, and perhaps an axis "model" for
         params. Results are those of one device, to rounding. A batch that the devices do not divide is filled up with
         zeros, and must hold a bool mask by which the loss leaves out what fills it up: its entries there are False.
-        With several processes each gives its own part of the batch; parts are filled up to the largest one of the first
-        batch, and no later one may be larger. A carry's first axis is that of the sequences, with those that fill them
-        up. (Where a batch is filled up, what `loss_fn` draws at random has that shape too.)
+        (Any bool array in it is taken for one, but for those named "reset".) With several processes each gives its own
+        part of the batch, of the same shape as the others'. A carry's first axis is that of the sequences, with those
+        that fill them up. (Where a batch is filled up, what `loss_fn` draws at random has that shape too.)
       batch_axis: the axis of the sequences in the batch, one for all its leaves or a tree of them; time comes first.
       param_specs: a function of the params to a tree like them of `jax.sharding.PartitionSpec`. None divides the last
         axis of each over "model", the packed gates, where that goes; without such an axis params are replicated.
+      batch_size: sequences that every batch is filled up to, those of all processes together: for a last batch that is
+        smaller, or parts that differ. None fills up to what the devices divide.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)``, metrics being "loss", "grad_norm" (the Euclidean norm of g over
@@ -73,7 +76,7 @@ def make_train_step(
     """
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
-    check_mesh(mesh, batch_axis, param_specs)
+    check_mesh(mesh, batch_axis, param_specs, batch_size)
 
     def loss(params: Params, state: TrainState, batch: Any) -> tuple[Array, tuple[Carry, Metrics]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -100,7 +103,7 @@ def make_train_step(
 
     if mesh is None:
         return jax.jit(train_step, donate_argnums=0)
-    return MeshStep(train_step, mesh, batch_axis, param_specs)
+    return MeshStep(train_step, mesh, batch_axis, param_specs, batch_size=batch_size)
 
 
 def _pair(result: Any, what: str) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ whole.
 """
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Storage:
         with _as_sentence(f"{directory} cannot be opened"):
             self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
         # A look at every record before any is deleted, since only our own are.
-        self._scores = self._recorded_scores() if write else {}
+        self._scores = _recorded_scores(directory) if write else {}
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
@@ -50,11 +51,6 @@ class Storage:
     def steps(self) -> tuple[int, ...]:
         """The steps that have a checkpoint, the one that is being saved included."""
         return tuple(sorted(self._manager.all_steps()))
-
-    @property
-    def best(self) -> int | None:
-        """The step with the highest score; None where there is none."""
-        return _best(self._recorded_scores(), self.steps)
 
     def save(self, state: TrainState, step: int, data: Any, score: float | None) -> None:
         """Begin to save; the arrays are copied before this returns, and written by the time of `wait`."""
@@ -89,32 +85,14 @@ class Storage:
         with contextlib.suppress(Exception) if self._saving is not None else contextlib.nullcontext():
             self._manager.close()
 
-    def record(self, step: int) -> dict[str, Any]:
-        """What is said of a checkpoint's leaves, and the position in the data.
-
-        Raises:
-          CheckpointError: if the folder is not a checkpoint of ours, is damaged, or has another format.
-        """
-        path = self._directory / str(step)
-        if not (path / RECORD).is_dir():
-            raise CheckpointError(f"{path} is not a checkpoint of jaxlstm")
-        with _as_sentence(f"{path} is damaged"):
-            items = self._ocp.args.Composite(**{RECORD: self._ocp.args.JsonRestore()})
-            record = self._manager.restore(step, args=items)[RECORD]
-        found = record.get("format") if isinstance(record, dict) else None
-        if found != FORMAT:
-            raise CheckpointError(f"{path} has the format {found}; this version of jaxlstm reads format {FORMAT}")
-        if record.pop("record_sum", None) != record_sum(record):
-            raise CheckpointError(f"{path} is damaged (its record has another sum than was written)")
-        return record
-
     def restore(self, template: TrainState, step: int) -> TrainState:
         """The state of a step, laid out over devices as the template is.
 
         Raises:
           CheckpointError: if it is damaged, or is that of another model.
         """
-        path, record = self._directory / str(step), self.record(step)
+        path = self._directory / str(step)
+        record = read_record(path)
         _check_leaves(path, _described(template), record["leaves"])
         leaves, structure = jax.tree.flatten(template)
         arrays = {f"{index:04}": _abstract(leaf) for index, leaf in enumerate(leaves)}
@@ -127,16 +105,6 @@ class Storage:
         return jax.tree.unflatten(
             structure, [_like(found[name], leaf) for name, leaf in zip(arrays, leaves, strict=True)]
         )
-
-    def _recorded_scores(self) -> dict[int, float | None]:
-        scores = {}
-        for step in self.steps:
-            try:
-                scores[step] = self.record(step)["score"]
-            except CheckpointError:
-                if step in finished_steps(self._directory):
-                    raise  # and is not one that the run in another process has removed since
-        return scores
 
     def _options(self, keep: int, write: bool) -> Any:
         return self._ocp.CheckpointManagerOptions(
@@ -158,6 +126,41 @@ def finished_steps(directory: Path) -> tuple[int, ...]:
     if not directory.is_dir():
         return ()
     return tuple(sorted(_orbax().utils.checkpoint_steps(directory)))
+
+
+def best_step(directory: Path) -> int | None:
+    """The step with the highest score; None where there is none. Any process may ask alone."""
+    scores = _recorded_scores(directory)
+    return _best(scores, list(scores))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What is said of a checkpoint's leaves, and the position in the data.
+
+    Raises:
+      CheckpointError: if the folder is not a checkpoint of ours, is damaged, or has another format.
+    """
+    if not (path / RECORD).is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint of jaxlstm")
+    with _as_sentence(f"{path} is damaged"):
+        record = json.loads((path / RECORD / "metadata").read_bytes())
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path} has the format {found}; this version of jaxlstm reads format {FORMAT}")
+    if record.pop("record_sum", None) != record_sum(record):
+        raise CheckpointError(f"{path} is damaged (its record has another sum than was written)")
+    return record
+
+
+def _recorded_scores(directory: Path) -> dict[int, float | None]:
+    scores = {}
+    for step in finished_steps(directory):
+        try:
+            scores[step] = read_record(directory / str(step))["score"]
+        except CheckpointError:
+            if step in finished_steps(directory):
+                raise  # and is not one that the run in another process has removed since
+    return scores
 
 
 def _orbax() -> Any:
