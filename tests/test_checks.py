@@ -1,7 +1,8 @@
 """Each mistake is a ValueError or TypeError that names the argument, what was expected and what came."""
 
+import copy
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -319,3 +320,56 @@ def test_a_transition_that_returns_no_carry_is_named(returned, error, message):
         jl.unroll(cell, params, XS)
     with pytest.raises(error, match=f"what Mistaken.{message}"):
         cell.step(params, cell.init_carry(params, (2,)), XS[0])
+
+
+class Drawing(jl.RNNCell):
+    """One that draws a number a step."""
+
+    def draw(self, key, time, carry):
+        return jax.random.uniform(jax.random.fold_in(key, time))
+
+
+def test_what_is_drawn_has_the_batch_s_axes():
+    cell = Drawing(4)
+    with pytest.raises(
+        ValueError, match=r"Drawing.draw returns: .* begin with the batch's axes \(2,\), got shape \(\)"
+    ):
+        jl.unroll(cell, params_of(cell), XS, key=KEY)
+
+
+class CountedCarry(NamedTuple):
+    h: Any
+    n: Any
+
+
+class Counting(jl.RNNCell):
+    """One that counts its steps, in integers."""
+
+    def init_carry(self, params, batch_shape=(), *, dtype=None):
+        return CountedCarry(super().init_carry(params, batch_shape, dtype=dtype).h, jnp.zeros(batch_shape, jnp.int32))
+
+    def transition(self, params, zx, zh, carry):
+        return CountedCarry(jnp.tanh(zx + zh), carry.n + 1)
+
+
+def test_a_carry_may_hold_integers():
+    cell = Counting(4)
+    params = params_of(cell)
+    carry, ys = jl.unroll(cell, params, XS, lengths=np.array([5, 3]))
+    assert carry.n.tolist() == [5, 3]
+    half, _ = jl.unroll(cell, params, XS[:2])
+    again, rest = jl.unroll(cell, params, XS[2:], half, lengths=np.array([3, 1]))
+    assert again.n.tolist() == [5, 3]
+    np.testing.assert_array_equal(rest, ys[2:])
+    assert cell.step(params, carry, XS[0])[0].n.tolist() == [6, 4]
+    losses = (lambda params, cell=cell: (jl.unroll(cell, params, XS + 1)[1] ** 2).sum() for cell in (cell, RNN))
+    jax.tree.map(np.testing.assert_array_equal, *(jax.grad(loss)(params) for loss in losses))
+    with pytest.raises(TypeError, match=r"carry.n: expected dtype int32, got float32"):
+        jl.unroll(cell, params, XS, half._replace(n=half.n.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("network", [LSTM, jl.Stack(jl.Bidirectional(LSTM), GRU, dropout=0.2)])
+def test_a_deep_copy_is_equal(network):
+    copied = copy.deepcopy({"network": network})["network"]
+    assert copied == network
+    assert hash(copied) == hash(network)

@@ -202,6 +202,7 @@ ORDER = [
     "cells._lstm_variants",
     "cells._regularize",
     "cells",
+    "_placing",
     "_reads",
     "_scan",
     "_tangent",

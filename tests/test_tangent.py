@@ -344,3 +344,30 @@ def test_nan_in_the_padding_reaches_no_gradient(cell, reverse):
     clean, padded = (derivatives((params, jnp.where(valid[..., None], xs, pad), carry)) for pad in (0.0, jnp.nan))
     assert_close(padded, clean, tolerance=0)
     assert not padded[0][1][~valid].any()
+
+
+@jax.custom_vjp
+def spike(z):
+    """1 above 0, with the gradient of something smooth."""
+    return (z > 0).astype(z.dtype)
+
+
+spike.defvjp(lambda z: (spike(z), z), lambda z, g: (g / (1 + jnp.abs(z)) ** 2,))
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="the rule takes a jvp twice before jax 0.10")
+@pytest.mark.parametrize("remat", [None, True, 2])
+def test_a_custom_vjp_within_a_cell(remat):
+    cell = jl.RNNCell(4, activation_fn=spike)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), cell.init(KEY, 3))
+    xs = jax.random.normal(KEY, (5, 2, 3))
+
+    def by_the_rule(params):
+        return (jl.unroll(cell, params, xs, remat=remat)[1] ** 2).sum()
+
+    def by_plain_autodiff(params):
+        return (jax.lax.scan(partial(cell.step, params), cell.init_carry(params, (2,)), xs)[1] ** 2).sum()
+
+    got, want = jax.grad(by_the_rule)(params), jax.grad(by_plain_autodiff)(params)
+    assert jnp.abs(want.w_hh).max() > 0.01
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), got, want)

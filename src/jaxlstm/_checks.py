@@ -159,7 +159,10 @@ def like_template(name: str, value: Any, template: Any, why: str) -> Any:
 
     def leaf(path: Any, want: Any, got: Any) -> jax.Array:
         where = name + jax.tree_util.keystr(path)
-        array = float_array(where, got, 0, "")
+        floating = jnp.issubdtype(want.dtype, jnp.floating)
+        array = float_array(where, got, 0, "") if floating else _array(where, got)
+        if array.dtype.kind != want.dtype.kind and not floating:
+            reject(where, f"dtype {want.dtype}", array.dtype, TypeError)
         if array.shape != want.shape:
             reject(where, f"shape {want.shape} {why}", array.shape)
         return array

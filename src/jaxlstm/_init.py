@@ -82,7 +82,8 @@ class Chrono:
         gates, hidden_size = shape
         if gates not in (3, 4):
             _checks.reject("b_init", "an LSTM or a GRU for chrono", f"a cell of {gates} gates")
-        keep = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1, self.longest - 1))
+        wide = at_least_float32(dtype)  # which can count the steps
+        keep = jnp.log(jax.random.uniform(key, (hidden_size,), wide, 1, self.longest - 1)).astype(dtype)
         zero = jnp.zeros_like(keep)
         return jnp.stack([-keep, keep, zero, zero] if gates == 4 else [zero, keep, zero])
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from jaxlstm import _checks
 from jaxlstm._network import Network, Options
 from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Key, Params
+from jaxlstm._types import Carry, Cell, Key, Params, times
 from jaxlstm._unroll import unroll, valid_steps
 
 
@@ -238,8 +238,7 @@ def _dropout(
     def keep(time: Array) -> Bool[Array, "*batch O"]:
         return jax.random.bernoulli(jax.random.fold_in(key, time), 1 - rate, ys.shape[1:])
 
-    times = jnp.asarray(start) + jnp.arange(ys.shape[0], dtype=jnp.asarray(start).dtype)
-    return jnp.where(jax.vmap(keep)(times), ys / (1 - rate), jnp.zeros_like(ys))
+    return jnp.where(jax.vmap(keep)(times(start, ys.shape[0])), ys / (1 - rate), jnp.zeros_like(ys))
 
 
 def _zero_padding(ys: Array, xs: Array, options: Options) -> Array:

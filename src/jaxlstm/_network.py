@@ -1,6 +1,6 @@
 """What all networks have in common: their methods, and the options that they hand down to `unroll`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
@@ -25,6 +25,10 @@ class Options(NamedTuple):
 
 class Network:
     """What maps a whole sequence to a sequence."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
+        """Itself, as of a cell."""
+        return self
 
     @property
     def output_size(self) -> int:

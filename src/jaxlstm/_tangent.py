@@ -45,8 +45,10 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     carry, ys, kept = forward(plan, *primals)
     linear = partial(_tangent, plan, params, inputs, kept)
     dprimals = (dparams, dinitial, dcarry, dinputs.x)
-    # Before jax 0.10 a scan written straight into a custom_jvp rule has no transpose; as the jvp of itself, which for
-    # a linear function is itself, it has one in every version.
+    if jax.__version_info__ >= (0, 10):
+        return (carry, ys), linear(*dprimals)
+    # Before, a scan written straight into a custom_jvp rule has no transpose. As the jvp of itself, which for a linear
+    # function is itself, it has one; but a custom_vjp within a cell, differentiated twice by that, then has none.
     _, dout = jax.jvp(linear, jax.tree.map(jnp.zeros_like, dprimals), dprimals)
     return (carry, ys), dout
 

@@ -11,10 +11,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
+from jaxlstm._placing import placed
 from jaxlstm._reads import Reads, reads
 from jaxlstm._scan import Inputs, Plan, select
 from jaxlstm._tangent import recurrence
-from jaxlstm._types import Carry, Cell, Key, Params, cast, cast_like, compute_dtype, fit
+from jaxlstm._types import Carry, Cell, Key, Params, cast, cast_like, compute_dtype, fit, times
 
 
 def unroll(
@@ -84,12 +85,14 @@ def unroll(
         carry = _checks.like_template("carry", carry, initial, f"for xs of shape {xs.shape}")
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
+    initial = placed(initial, params, xs)
+    carry = initial if carry is None else placed(cast_like(carry, initial), params, xs)
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
-    noise = None if key is None else _draw(cell, key, jnp.asarray(start), steps, initial)
+    noise = None if key is None else _draw(cell, key, times(start, steps), tuple(batch), initial)
     return _run(
         params,
         initial,
-        initial if carry is None else cast_like(carry, initial),
+        carry,
         Inputs(xs, valid, reset, noise),
         cell=cell,
         reverse=reverse,
@@ -107,16 +110,21 @@ def valid_steps(
     if mask is not None:
         valid = _checks.bool_array("mask", mask, (steps, *batch_shape))
     if lengths is not None:
-        times = jnp.arange(steps).reshape(steps, *(1 for _ in batch_shape))
-        within = times < _checks.length_array(lengths, batch_shape, steps).astype(times.dtype)
+        time = jnp.arange(steps).reshape(steps, *(1 for _ in batch_shape))
+        within = time < _checks.length_array(lengths, batch_shape, steps).astype(time.dtype)
         valid = within if valid is None else within & valid
     return valid
 
 
-def _draw(cell: Cell, key: Key, start: Array, steps: int, initial: Carry) -> Any:
+def _draw(cell: Cell, key: Key, when: Array, batch_shape: tuple[int, ...], initial: Carry) -> Any:
     """What the cell draws for each step, from the step's absolute time."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial)
-    return jax.vmap(lambda time: cell.draw(key, time, shapes))(start + jnp.arange(steps, dtype=start.dtype))
+    noise = jax.vmap(lambda time: cell.draw(key, time, shapes))(when)
+    for leaf in jax.tree.leaves(noise):
+        if leaf.shape[1 : 1 + len(batch_shape)] != batch_shape:
+            name = f"what {type(cell).__name__}.draw returns"
+            _checks.reject(name, f"arrays that begin with the batch's axes {batch_shape}", f"shape {leaf.shape[1:]}")
+    return noise
 
 
 def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:

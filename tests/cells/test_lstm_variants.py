@@ -197,3 +197,14 @@ def test_params_of_other_options_are_an_error():
     params = jl.LSTMVariantCell(3).init(KEY, 2)
     with pytest.raises(ValueError, match="params: expected LSTMVariantParams"):
         jl.unroll(jl.LSTMVariantCell(3, peephole=True), params, np.ones((4, 2)))
+
+
+def test_layer_norm_of_large_float16_inputs():
+    """Their squares do not fit in 16 bits."""
+    cell = jl.LSTMVariantCell(8, layer_norm=True)
+    params = cell.init(jax.random.key(0), 8, dtype=jnp.float16)
+    xs = 200 * jax.random.normal(jax.random.key(1), (4, 2, 8), jnp.float16)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, xs))
+    got, want = jl.unroll(cell, params, xs)[1], jl.unroll(cell, *wide)[1]
+    np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.02)
+    assert jnp.abs(want).max() > 0.3

@@ -243,3 +243,23 @@ def test_mistakes_are_named(mistake, message):
 def test_zoneout_of_nothing_needs_no_h():
     carry, ys = run(jl.Zoneout(BareCell(3)))
     assert_equal(carry.s, ys[-1])
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda rate: jl.RecurrentDropout(jl.GRUCell(4), rate), lambda rate: jl.Zoneout(jl.GRUCell(4), h=rate)]
+)
+def test_a_rate_of_numpy_is_that_number(wrap):
+    cell, same = wrap(np.float64(0.3)), wrap(0.3)
+    assert cell == same
+    params = cell.init(KEY, 3)
+    gradient = jax.grad(lambda params: jl.unroll(cell, params, jnp.ones((5, 2, 3), jnp.float32), key=KEY)[1].sum())(
+        params
+    )
+    assert gradient.w_hh.dtype == jnp.float32
+
+
+def test_steps_are_told_apart_whatever_integer_counts_them():
+    cell = jl.Zoneout(jl.LSTMCell(2), h=0.5)
+    params = cell.init(KEY, 1)
+    run = lambda start: jl.unroll(cell, params, jnp.ones((300, 1), jnp.float32), key=KEY, start=start)[1]  # noqa: E731
+    np.testing.assert_array_equal(run(np.uint8(0)), run(0))

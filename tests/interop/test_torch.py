@@ -193,3 +193,16 @@ def test_params_that_do_not_fit():
 
 def test_the_goldens_are_small():
     assert all(path.stat().st_size < 100_000 for path in (Path(__file__).parent / "goldens").glob("*.npz"))
+
+
+class Skipping(jl.LSTMCell):
+    """One that computes something else."""
+
+    def readout(self, params, carry):
+        return carry.h + carry.c
+
+
+def test_a_cell_of_one_s_own_is_not_written_as_torch_s():
+    layer = jl.Layer(Skipping(4))
+    with pytest.raises(ValueError, match=r"network: expected LSTM, GRU .* cells as torch has them, got Skipping"):
+        to_torch(layer, layer.init(jax.random.key(0), 3))

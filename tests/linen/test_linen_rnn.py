@@ -374,3 +374,12 @@ def test_options_that_do_not_fit():
         both.init(jax.random.key(0), INPUTS, initial_carry=jnp.zeros((4, 2)))
     with pytest.raises(flax.errors.ScopeParamNotFoundError):
         ours.RNN(CELLS["gru"]).apply({"params": {"cell": {}}}, INPUTS)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.uint32])
+def test_lengths_are_numbers_whatever_integers_hold_them(dtype, reverse):
+    inputs = jax.random.normal(jax.random.key(0), (2, 300, FEATURES))
+    rnn = ours.RNN(CELLS["lstm"], reverse=reverse)
+    got, want = (run(rnn.apply, LSTM_VARIABLES, inputs, seq_lengths=jnp.array([200, 255], d)) for d in (dtype, "int32"))
+    np.testing.assert_array_equal(got, want)

@@ -222,3 +222,33 @@ def test_checkpoints_go_from_eight_devices_to_one_and_back(alone):
     eight = checkpoints.restore(state)
     assert eight.params["cell"].w_hh.sharding == state.params["cell"].w_hh.sharding
     jax.tree.map(np.testing.assert_array_equal, eight.params, state.params)
+
+
+def gradient_of(params, xs, lengths, reset):
+    _, ys = jl.unroll(CELL, params, xs, lengths=lengths, reset=reset)
+    return jax.grad(lambda params: (jl.unroll(CELL, params, xs, lengths=lengths, reset=reset)[1] ** 2).sum())(
+        params
+    ), ys
+
+
+def sharded_case():
+    draw = np.random.default_rng(0)
+    xs, lengths = draw.normal(size=(5, 16, 3)).astype(np.float32), draw.integers(0, 6, 16)
+    return PARAMS["cell"], xs, lengths, draw.random((5, 16)) < 0.2
+
+
+def test_within_shard_map():
+    auto = mesh(data=8)
+    specs = (Spec(), Spec(None, "data"), Spec("data"), Spec(None, "data"))
+    run = jax.shard_map(gradient_of, mesh=auto, in_specs=specs, out_specs=(Spec(), Spec(None, "data")))
+    assert_close(jax.jit(run)(*sharded_case()), gradient_of(*sharded_case()))
+
+
+def test_on_a_mesh_of_explicit_axes():
+    case = sharded_case()
+    expected = gradient_of(*case)
+    explicit = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    specs = (Spec(), Spec(None, "data"), Spec("data"), Spec(None, "data"))
+    there = [jax.device_put(leaf, NamedSharding(explicit, spec)) for leaf, spec in zip(case, specs, strict=True)]
+    with jax.set_mesh(explicit):
+        assert_close(jax.jit(gradient_of)(*there), expected)

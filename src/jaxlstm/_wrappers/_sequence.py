@@ -68,7 +68,7 @@ def flip(xs: Array, seq_lengths: ArrayLike | None) -> Array:
     """The steps ``[T, *batch, ...]`` of each sequence from its last to its first, its padding still at the end."""
     if seq_lengths is None:
         return jnp.flip(xs, axis=0)
-    lengths = jnp.asarray(seq_lengths)
+    lengths = jnp.asarray(seq_lengths).astype(jnp.int32)
     times = jnp.arange(xs.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape))
     source = (lengths - 1 - times) % max(xs.shape[0], 1)
     return jnp.take_along_axis(xs, source.reshape(*source.shape, *(1,) * (xs.ndim - source.ndim)), axis=0)
@@ -149,4 +149,4 @@ def _seq_lengths(lengths: ArrayLike, batch_shape: tuple[int, ...], steps: int) -
         low, high = values.min(initial=0), values.max(initial=0)
         if low < 0 or high > steps:
             _checks.reject("seq_lengths", f"values in 0..{steps} (the number of steps in inputs)", f"{low}..{high}")
-    return jnp.clip(array, 0, steps)
+    return jnp.clip(array.astype(jnp.int32), 0, steps)  # 8 bits may not hold the steps

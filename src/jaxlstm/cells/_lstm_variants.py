@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
-from jaxlstm._types import Cell, Key, at_least_float32, carry_dtype
+from jaxlstm._types import Cell, Key, at_least_float32, carry_dtype, cast
 from jaxlstm.cells._lstm import Gates, LSTMCarry
 
 
@@ -150,7 +150,8 @@ class LSTMVariantCell(Cell):
         """zx = LN(x @ w_ih) + b, or without LN."""
         zx = x @ params.w_ih
         if params.norm is not None:
-            zx = layer_norm(zx, params.norm.scale_x, params.norm.shift_x)
+            wide = cast((zx, params.norm.scale_x, params.norm.shift_x), at_least_float32(zx.dtype))
+            zx = layer_norm(*wide).astype(zx.dtype)  # squares overflow in 16 bits
         return zx + params.b
 
     def transition(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> LSTMCarry:

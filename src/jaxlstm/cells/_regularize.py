@@ -103,6 +103,7 @@ class Zoneout(_Wrapper):
         _checks.check_cell(self.cell, Cell)
         for name in ("h", "c"):
             _checks.check_rate(name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))  # of NumPy they would widen what they meet
 
     def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
         """The carry of the cell inside, which has the parts that the options name."""
@@ -171,6 +172,7 @@ class RecurrentDropout(_Wrapper):
     def __post_init__(self) -> None:
         _checks.check_cell(self.cell, Cell)
         _checks.check_rate("rate", self.rate)
+        object.__setattr__(self, "rate", float(self.rate))
         inside = self.cell
         while isinstance(inside, _Wrapper):
             inside = inside.cell

@@ -232,6 +232,8 @@ def _check_cell(cell: Cell, first: Cell) -> None:
 
 def _kind(cell: Cell) -> tuple[Any, ...] | None:
     """What two cells of one torch module have in common, or None if torch has no such cell."""
+    if type(cell) not in (LSTMCell, LSTMVariantCell, GRUCell, RNNCell):  # a subclass may compute anything
+        return None
     sizes = (cell.hidden_size, cell.output_size)
     match cell:
         case LSTMVariantCell(peephole=False, coupled=False, layer_norm=False, clip=None) | LSTMCell():

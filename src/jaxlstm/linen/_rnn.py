@@ -134,7 +134,7 @@ def _scans_plainly(rnn: RNN) -> bool:
 def _params(cell: linen.RNNCellBase, names: frozenset[str], carry: Any, steps: Steps) -> Any:
     """The cell's params, without metadata; where they are missing, Flax draws them, or says so."""
     if not names <= cell.variables.get("params", {}).keys():
-        cell(carry, jnp.zeros_like(steps.inputs, shape=steps.inputs.shape[1:]))
+        cell(carry, jnp.zeros(steps.inputs.shape[1:], steps.inputs.dtype))
     return linen.meta.unbox(cell.variables["params"])
 
 
