@@ -1,12 +1,16 @@
 """How the tests run: float64, strict dtype promotion, and what hypothesis draws."""
 
 import os
+import signal
 
 import hypothesis
 import jax
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "jaxlstm",
