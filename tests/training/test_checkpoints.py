@@ -1,5 +1,6 @@
 """Checkpoints: what they hold, when they are made, which are kept, and every way in which one cannot be had."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -333,17 +334,19 @@ def test_two_writers_on_one_folder(saved):
 def test_a_forked_process_does_not_keep_the_lock(tmp_path):
     """Such as a loader of data that outlives a run that was killed."""
     receive, send = os.pipe()
-    with Checkpoints(tmp_path).writer():
-        child = os.fork()
-        if not child:
-            os.read(receive, 1)  # it lives on
-            os._exit(0)
-        with pytest.raises(CheckpointError, match="is being written to by another run"), Checkpoints(tmp_path).writer():
+    with contextlib.ExitStack() as at_the_end:
+        with Checkpoints(tmp_path).writer():
+            child = os.fork()
+            if not child:
+                os.write(send, b".")
+                signal.pause()  # it lives on
+            at_the_end.callback(os.waitpid, child, 0)
+            at_the_end.callback(os.kill, child, signal.SIGKILL)
+            os.read(receive, 1)  # it has begun, and so let go
+            with pytest.raises(CheckpointError, match="written to by another run"), Checkpoints(tmp_path).writer():
+                pass
+        with Checkpoints(tmp_path).writer():
             pass
-    with Checkpoints(tmp_path).writer():
-        pass
-    os.write(send, b".")
-    os.waitpid(child, 0)
 
 
 def test_a_folder_that_takes_no_files(tmp_path):
@@ -389,6 +392,18 @@ def test_a_full_disk(saved, whole):
     assert Checkpoints(saved / "saved").steps == (2, 4, 6)
     assert expected.items() <= contents(saved).items()
     assert_same(run(saved, resume=True), whole[1])
+
+
+def test_a_disk_that_is_full_from_the_first(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(CheckpointError, match="saved cannot be written to: File too large"):
+            run(tmp_path, log=None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 MISTAKES = {

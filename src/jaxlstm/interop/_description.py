@@ -94,8 +94,8 @@ def _describe(where: str, value: Any) -> Any:
         return {"type": type(value).__name__, **options}
     if isinstance(value, Hashable) and value in _NAMES:
         return {"function": _NAMES[value]}
-    expected = "a function or class with a name in jaxlstm, jax.nn or jax.numpy, so that a file can say it (save_params"
-    expected += " and export take any)"
+    names = "a name in jaxlstm, jax.nn or jax.numpy, so that a file can say it"
+    expected = f"a function or class with {names} (save_params and export take any)"
     return _checks.reject(where, expected, getattr(value, "__qualname__", None) or _checks.describe(value))
 
 

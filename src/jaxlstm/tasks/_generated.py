@@ -14,6 +14,7 @@ from jaxlstm._network import Network
 from jaxlstm._types import Cell, Key
 from jaxlstm.tasks._model import ModelParams, dropout, last_output, linear
 from jaxlstm.tasks._task import Problem, Recipe
+from jaxlstm.training._filling import filled
 
 TEST_SEED = 2_000_000_000  # training draws from keys split off its seed's, never from that key itself
 
@@ -39,8 +40,7 @@ class Sequences(NamedTuple):
             return self
 
         def fill(leaf: Array, axis: int) -> Array:
-            missing = len(real) - leaf.shape[axis]
-            leaf = jnp.pad(leaf, [(0, missing if index == axis else 0) for index in range(leaf.ndim)])
+            leaf = filled(leaf, axis, len(real))
             return jnp.where(real.reshape(-1, *(1,) * (leaf.ndim - 1 - axis)), leaf, jnp.zeros_like(leaf))
 
         return self._replace(xs=fill(self.xs, 1), lengths=None if self.lengths is None else fill(self.lengths, 0))

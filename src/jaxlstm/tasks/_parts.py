@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.tasks._task import Problem, Recipe
 from jaxlstm.training import TrainState
+from jaxlstm.training._filling import filled
 from jaxlstm.training._mesh import DATA, MeshStep
 from jaxlstm.training._step import TrainStep
 
@@ -31,7 +31,7 @@ def shared_state(state: TrainState) -> TrainState:
     """The state, its carry as long as the batches are."""
     if jax.process_count() == 1:
         return state
-    return state._replace(carry=jax.tree.map(lambda leaf: jnp.asarray(_filled(np.asarray(leaf), 1)), state.carry))
+    return state._replace(carry=jax.tree.map(lambda leaf: _filled_up(leaf, 1), state.carry))
 
 
 def own_batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
@@ -47,11 +47,11 @@ def _own_part(batch: Any, recipe: Recipe) -> Any:
         batch = np.ones(recipe.batch_size, bool)
 
     def part(leaf: np.ndarray) -> np.ndarray:
-        return np.split(_filled(leaf, leaf.ndim - 1), jax.process_count(), axis=-1)[jax.process_index()]
+        return np.split(_filled_up(leaf, leaf.ndim - 1), jax.process_count(), axis=-1)[jax.process_index()]
 
     return jax.tree.map(part, batch)
 
 
-def _filled(leaf: np.ndarray, axis: int) -> np.ndarray:
-    missing = -leaf.shape[axis] % jax.device_count()
-    return np.pad(leaf, [(0, missing if index == axis else 0) for index in range(leaf.ndim)])
+def _filled_up(leaf: Any, axis: int) -> Any:
+    """To what all devices divide."""
+    return filled(leaf, axis, leaf.shape[axis] + -leaf.shape[axis] % jax.device_count())

@@ -149,11 +149,10 @@ class Writer:
 
     def resume(self, template: TrainState, batches: Batches, first: int) -> TrainState:
         """The state of the latest checkpoint, and batches from there on; the run began at step `first`."""
-        step = _existing(self._options.directory, self._storage.steps, None)
+        directory = self._options.directory
+        step = _existing(directory, self._storage.steps, None)
         state = self._storage.restore(template, step)
-        batches.go_to(
-            _own(read_record(self._options.directory / str(step))["data"], self._options.directory), step - first
-        )
+        batches.go_to(_own(read_record(directory / str(step))["data"], directory), step - first)
         return state
 
     def overdue(self) -> bool:

@@ -12,6 +12,7 @@ from jaxlstm import _checks
 from jaxlstm.training._processes import largest
 
 _NONE = object()
+_DRAWN, _ENDED, _FAILED = range(3)  # what a process says of its next batch, the worst last
 
 
 class Batches:
@@ -36,12 +37,12 @@ class Batches:
             try:
                 batch = next(self._iterator, _NONE)
             except Exception:
-                largest(2)
+                largest(_FAILED)
                 raise
-            worst = largest(int(batch is _NONE))
-            if worst == 2:
+            found = largest(_ENDED if batch is _NONE else _DRAWN)
+            if found == _FAILED:
                 _checks.reject("batches", "a batch in every process", "an error in another one")
-            if worst:
+            if found == _ENDED:
                 self._before = before if batch is not _NONE else None  # what was drawn in vain is drawn again
                 return
             yield batch

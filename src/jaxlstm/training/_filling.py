@@ -38,7 +38,7 @@ class Filling:
             self._compared = True
         if problem:
             raise ValueError(problem)
-        return [_filled(leaf, axis, size) for leaf, axis in zip(leaves, axes, strict=True)]
+        return [filled(leaf, axis, size) for leaf, axis in zip(leaves, axes, strict=True)]
 
     def _size(self, own: int) -> int:
         part = own if self._batch_size is None else -(-self._batch_size // jax.process_count())
@@ -83,7 +83,7 @@ def _sequences(named: list[tuple[Path, Any]], axes: list[int]) -> int:
 
 def _is_mask(path: Path, leaf: Any) -> bool:
     """A bool array says what counts, unless it has the name of one that says where sequences begin."""
-    return leaf.dtype == bool and "reset" not in jax.tree_util.keystr(path[-1:])
+    return leaf.dtype == bool and jax.tree_util.keystr(path[-1:], simple=True) != "reset"
 
 
 def _of_any_process(problem: str, shapes: str) -> str:
@@ -97,7 +97,8 @@ def _of_any_process(problem: str, shapes: str) -> str:
     )
 
 
-def _filled(array: Any, axis: int, size: int) -> Any:
+def filled(array: Any, axis: int, size: int) -> Any:
+    """The array with zeros at the end of an axis, up to this size; one of JAX stays one, one of NumPy too."""
     missing = size - array.shape[axis]
     if not missing:
         return array

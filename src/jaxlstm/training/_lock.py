@@ -46,9 +46,8 @@ def only_writer(directory: Path) -> Iterator[None]:
             file.seek(0)
             raise CheckpointError(f"{directory} is being written to by another run, process {file.read().strip()}")
         try:
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {socket.gethostname()}\n".encode())  # not to fail at close again
         except OSError as error:
             raise CheckpointError(f"{directory} cannot be written to: {error.strerror}") from error
         _held.add(file)
