@@ -216,7 +216,7 @@ ORDER = [
     "_wrappers._scanned",
     "_wrappers._network",
 ]
-OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__"}
+OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__", "_arguments"}
 MODULES = {
     str(path.relative_to(SOURCE).with_suffix("")).replace("/", ".").removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))

@@ -22,7 +22,8 @@ from safetensors.numpy import load_file
 from scipy.io import savemat
 
 from jaxlstm import tasks
-from jaxlstm.__main__ import OPTIONS, main
+from jaxlstm.__main__ import main
+from jaxlstm._arguments import OPTIONS
 
 TINY = ["--hidden-size", "4", "--steps", "3", "--batch-size", "5", "--evaluate-every", "2"]
 RUNS = {
