@@ -1,22 +1,22 @@
 """Where gradients come from and go to: of a loss in every carry, and of an output in every input."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Key, Params, at_least_float32, compute_dtype, fit
+from jaxlstm._types import Carry, Cell, Params, at_least_float32, compute_dtype, fit
 from jaxlstm._unroll import unroll, valid_steps
 from jaxlstm.inspect._flat import size_of, unflatten
+from jaxlstm.inspect._nudged import NudgedCell
 
 
 def gradient_flow(
@@ -175,41 +175,6 @@ def input_jacobian_norms(
     rows = jnp.eye(y.shape[-1], dtype=y.dtype)
     jacobian = jax.vmap(lambda row: transpose(jnp.broadcast_to(row, y.shape))[0])(rows)
     return _norm(jnp.moveaxis(jacobian, 0, -2).reshape(*xs.shape[:-1], -1))
-
-
-@dataclass(frozen=True)
-class NudgedCell(Cell):
-    """A cell that adds to its carry, after each step, what stands behind the input: zeros, whose gradient is asked."""
-
-    cell: Cell
-    input_size: int
-
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> Params:
-        """The params of the cell inside, whose inputs have fewer features."""
-        return self.cell.init(key, self.input_size, dtype=dtype)
-
-    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
-        """The carry of the cell inside."""
-        return self.cell.init_carry(params, batch_shape, dtype=dtype)
-
-    def project(self, params: Params, x: Array) -> Array:
-        """zx of the cell inside, and behind it the nudge."""
-        x, nudge = jnp.split(x, [self.input_size], axis=-1)
-        return jnp.concatenate([self.cell.project(params, x), nudge], axis=-1)
-
-    def recur(self, params: Params, carry: Carry) -> Array:
-        """zh of the cell inside."""
-        return self.cell.recur(params, carry)
-
-    def transition(self, params: Params, zx: Array, zh: Array, carry: Carry) -> Carry:
-        """The carry after a step of the cell inside, nudged."""
-        zx, nudge = jnp.split(zx, [zx.shape[-1] - size_of(carry)], axis=-1)
-        after = self.cell.transition(params, zx, zh, carry)
-        return jax.tree.map(jnp.add, after, unflatten(nudge, carry))
-
-    def readout(self, params: Params, carry: Carry) -> Array:
-        """y of the cell inside."""
-        return self.cell.readout(params, carry)
 
 
 def _last_output(

@@ -9,17 +9,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxlstm import _checks
 from jaxlstm.training._checkpoints import Checkpoints, Writer
 from jaxlstm.training._data import Batches
 from jaxlstm.training._guard import Watch, check_guards
-from jaxlstm.training._log import Log
-from jaxlstm.training._processes import agreed, check_shared, is_first
+from jaxlstm.training._processes import agreed, check_shared
+from jaxlstm.training._report import Evaluate, Report
 from jaxlstm.training._signals import deferred, ending
 from jaxlstm.training._state import TrainState
-from jaxlstm.training._step import Metrics, TrainStep
+from jaxlstm.training._step import TrainStep
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def fit(
     batches: Iterable[Any],
     *,
     steps: int,
-    evaluate: Callable[[TrainState], Metrics] | None = None,
+    evaluate: Evaluate | None = None,
     evaluate_every: int | None = None,
     log: str | os.PathLike[str] | None = None,
     log_every: int = 1,
@@ -96,26 +95,27 @@ def fit(
         state = _begin(writer, resume, state, source, steps)
         step = _step(state)
         evaluation, stop, watch = {}, None, Watch()
-        with Log(log if is_first() else None, after=step) as rows, _bar(last, step, progress) as bar:
-            if evaluate:
-                rows.begin(step, before := evaluate(state))
-                if checkpoints:
-                    checkpoints.check_best(before)
+        with Report(
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+            log=log,
+            log_every=log_every,
+            progress=progress,
+            step=step,
+            last=last,
+        ) as report:
+            before = report.begin(state)
+            if checkpoints:
+                checkpoints.check_best(before)
             for batch in source.take(last - step):
                 state, metrics = train_step(state, batch)
                 check_shared(state.params)
                 step += 1
-                rows.know(metrics)
-                due = evaluate and (step == last or (evaluate_every and step % evaluate_every == 0))
-                evaluation = evaluate(state) if evaluate and due else {}
-                if due or step % log_every == 0 or step == last:
-                    rows.add(step, metrics, evaluation)
-                    bar.set_postfix_str(rows.text, refresh=False)
-                bar.update()
+                evaluation = report.add(step, state, metrics)
                 watch.look(metrics, state.opt_state, step)
                 stop, overdue = agreed(step, caught(), writer is not None and writer.overdue())
                 if writer and (overdue or writer.due(step, evaluation)):
-                    rows.flush()
+                    report.flush()
                     check_guards(state.opt_state, step)  # a run that is to stop would stop again wherever it resumes
                     writer.save(state, step, source, evaluation)
                 if stop:
@@ -180,7 +180,3 @@ def _stopped(number: int, state: TrainState, checkpoints: Checkpoints | None, *,
     if number == signal.SIGTERM:  # which leads to an exit without a word, where Ctrl-C shows its message
         _LOG.warning(sentence)
     return ending(number, sentence, saved=saved, state=state)
-
-
-def _bar(last: int, step: int, progress: bool) -> tqdm:
-    return tqdm(total=last, initial=step, disable=not (progress and is_first()), unit=" steps", dynamic_ncols=True)
