@@ -7,22 +7,34 @@ params = cell.init(key, input_size=64)
 carry, ys = jl.unroll(cell, params, xs)     # xs [T, *batch, 64] -> ys [T, *batch, 128]
 """
 
+import importlib as _importlib
+from typing import Any as _Any
+
+from jaxlstm._cell import Cell, RNNCarry
 from jaxlstm._init import chrono, orthogonal, torch_uniform
-from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._layers import Bidirectional, BidirectionalCarry, Layer, last_output
 from jaxlstm._network import Network
+from jaxlstm._padding import pad
+from jaxlstm._stack import Stack
 from jaxlstm._truncated import truncated
-from jaxlstm._types import Cell, RNNCarry
 from jaxlstm._unroll import unroll
+from jaxlstm._wrapper import CellWrapper
 from jaxlstm.cells import (
     Gates,
     GRUCell,
+    GRUGates,
     GRUParams,
+    LearnedCarry,
+    LearnedCarryParams,
     LSTMCarry,
     LSTMCell,
     LSTMNormParams,
     LSTMParams,
     LSTMVariantCell,
     LSTMVariantParams,
+    MGUCell,
+    MGUGates,
+    MGUParams,
     RecurrentDropout,
     RNNCell,
     RNNParams,
@@ -35,8 +47,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bidirectional",
+    "BidirectionalCarry",
     "Cell",
+    "CellWrapper",
     "GRUCell",
+    "GRUGates",
     "GRUParams",
     "Gates",
     "LSTMCarry",
@@ -46,6 +61,11 @@ __all__ = [
     "LSTMVariantCell",
     "LSTMVariantParams",
     "Layer",
+    "LearnedCarry",
+    "LearnedCarryParams",
+    "MGUCell",
+    "MGUGates",
+    "MGUParams",
     "Network",
     "RNNCarry",
     "RNNCell",
@@ -54,10 +74,24 @@ __all__ = [
     "Stack",
     "Zoneout",
     "chrono",
+    "last_output",
     "lstm_gates",
     "lstm_transition",
     "orthogonal",
+    "pad",
     "torch_uniform",
     "truncated",
     "unroll",
 ]
+
+_PACKAGES = ("inspect", "interop", "linen", "nnx", "tasks", "training")  # imported when first used
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _PACKAGES:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PACKAGES]

@@ -1,7 +1,7 @@
-"""Preconditions, and the sentences that a user reads when one fails.
+"""Preconditions, and the messages that a user reads when one fails.
 
-Every message has one form: ``argument: expected this, got that``. All checks look at shapes and dtypes, which are
-static, so they cost nothing under jit; the few that need values run only where the values are known.
+Every message has one form: ``argument: expected this, got that``. Most checks look at shapes and dtypes, which are
+static, so they cost nothing under jit. The few that need values run only where the values are known.
 """
 
 import numbers
@@ -27,26 +27,39 @@ def describe(value: object) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def check_size(name: str, value: object) -> None:
-    """A size is a positive int."""
+def check_size(name: str, value: Any) -> int:
+    """A positive int, as Python's own."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         reject(name, "a positive int", describe(value), TypeError)
     if int(value) < 1:
         reject(name, "a positive int", value)
+    return int(value)
 
 
-def check_number(name: str, value: object) -> None:
-    """A static option that is a finite real number."""
+def check_number(name: str, value: Any) -> float:
+    """A static option that is a finite real number, as Python's float: NumPy's would widen the arrays it meets."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         reject(name, "a number", describe(value), TypeError)
     if not np.isfinite(float(value)):
         reject(name, "a finite number", value)
+    return float(value)
 
 
 def check_flag(name: str, value: object) -> None:
     """A static option that is True or False."""
     if not isinstance(value, bool):
         reject(name, "True or False", describe(value), TypeError)
+
+
+def check_bias(bias: object, forget_bias: float, b_init: object) -> None:
+    """The options of an LSTM's bias: `b_init` replaces `forget_bias`, and without a bias there is neither."""
+    check_flag("bias", bias)
+    if b_init is not None:
+        check_function("b_init", b_init)
+        if not bias:
+            reject("b_init", "None where bias=False", b_init)
+    if forget_bias != 1.0 and (b_init is not None or not bias):
+        reject("forget_bias", "its default where b_init is given or bias=False", forget_bias)
 
 
 def check_function(name: str, value: object) -> None:
@@ -57,11 +70,12 @@ def check_function(name: str, value: object) -> None:
         reject(name, "a hashable function", describe(value), TypeError)
 
 
-def check_rate(name: str, value: object) -> None:
-    """A probability of dropping: 0 <= rate < 1."""
-    check_number(name, value)
-    if not 0 <= float(value) < 1:  # type: ignore[arg-type]
+def check_rate(name: str, value: Any) -> float:
+    """A probability of dropping, 0 <= rate < 1, as Python's float."""
+    rate = check_number(name, value)
+    if not 0 <= rate < 1:
         reject(name, "a rate in [0, 1)", value)
+    return rate
 
 
 def check_project_first(value: object) -> None:
@@ -88,38 +102,51 @@ def check_key(key: Any, name: str = "key") -> None:
         reject(name, "a PRNG key (jax.random.key(seed))", describe(key), TypeError)
     if key.ndim != (0 if typed else 1):
         reject(name, "a single PRNG key", describe(key))
+    if not typed and key.shape != jax.eval_shape(jax.random.PRNGKey, 0).shape:
+        reject(name, "a PRNG key (jax.random.key(seed))", describe(key))
 
 
-def check_start(start: Any) -> None:
-    """`start` is one integer, known now or at run time."""
-    start = _array("start", start)
-    if not jnp.issubdtype(start.dtype, jnp.integer):
-        reject("start", "an integer", describe(start), TypeError)
-    if start.ndim:
-        reject("start", "a single integer", describe(start))
+def start_array(start: Any) -> jax.Array:
+    """`start` as one integer of at least 32 bits, known now or at run time."""
+    array = _numbers("start", start)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        reject("start", "an integer", describe(array), TypeError)
+    if array.ndim:
+        reject("start", "a single integer", describe(array))
+    if isinstance(array, Tracer):
+        return array.astype(jnp.int32) if array.dtype.itemsize < 4 else array
+    dtype = jax.dtypes.canonicalize_dtype(np.int64)
+    if not np.iinfo(dtype).min <= int(array) <= np.iinfo(dtype).max:
+        reject("start", f"an integer up to {np.iinfo(dtype).max}", int(array))
+    return jnp.asarray(int(array), dtype)
 
 
 def check_dtype(dtype: Any, name: str = "dtype") -> None:
-    """Parameters and carries are floating-point."""
+    """Params and carries are floating-point numbers of at least 16 bits."""
     try:
-        floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)  # None would mean float64 to NumPy
+        floating = dtype is not None and is_float(jnp.dtype(dtype))  # None would mean float64 to NumPy
     except TypeError:
         floating = False
     if not floating:
-        reject(name, "a floating-point dtype", repr(dtype), TypeError)
+        reject(name, "a floating-point dtype of at least 16 bits", repr(dtype), TypeError)
 
 
-def check_init(key: Any, input_size: object, dtype: Any) -> None:
-    """The arguments that every `init` has."""
+def is_float(dtype: Any) -> bool:
+    """Whether this is a floating-point dtype that arithmetic is done in: not of 8 bits or fewer."""
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1
+
+
+def check_init(key: Any, input_size: Any, dtype: Any) -> None:
+    """The arguments of every `init`."""
     check_key(key)
     check_size("input_size", input_size)
     check_dtype(dtype)
 
 
 def float_array(name: str, value: Any, min_ndim: int, axes: str) -> jax.Array:
-    """`value` as a floating-point array of at least `min_ndim` axes, which `axes` names for the message."""
+    """`value` as a floating-point array with at least `min_ndim` axes. `axes` names them in the message."""
     array = _array(name, value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if not is_float(array.dtype):
         reject(name, "a floating-point array", describe(array), TypeError)
     if array.ndim < min_ndim:
         reject(name, f"an array {axes}", describe(array))
@@ -127,7 +154,7 @@ def float_array(name: str, value: Any, min_ndim: int, axes: str) -> jax.Array:
 
 
 def bool_array(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
-    """`value` as a bool array of exactly this shape; ints are refused, since 0/1 and lengths are easily mixed up."""
+    """`value` as a bool array of exactly this shape. Ints are refused, since 0/1 and lengths are easily mixed up."""
     array = _array(name, value)
     if array.dtype != jnp.bool_:
         reject(name, f"a bool array of shape {shape}", describe(array), TypeError)
@@ -136,22 +163,22 @@ def bool_array(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
     return array
 
 
-def length_array(lengths: Any, batch_shape: tuple[int, ...], steps: int) -> jax.Array:
+def length_array(lengths: Any, batch_shape: tuple[int, ...], steps: int, name: str = "lengths") -> jax.Array:
     """`lengths` as integers of the batch's shape, within 0..steps: an error outside jit, clamped inside."""
-    array = _array("lengths", lengths)
+    array = _numbers(name, lengths)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        reject("lengths", f"an integer array of shape {batch_shape}", describe(array), TypeError)
+        reject(name, f"an integer array of shape {batch_shape}", describe(array), TypeError)
     if array.shape != batch_shape:
-        reject("lengths", f"shape {batch_shape}", array.shape)
+        reject(name, f"shape {batch_shape}", array.shape)
     if not isinstance(array, Tracer):
-        values = np.asarray(array)
+        values = np.asarray(array)  # in NumPy's own dtype: JAX's may not hold them
         if values.size and (values.min() < 0 or values.max() > steps):
-            reject("lengths", f"values in 0..{steps} (the number of steps in xs)", f"{values.min()}..{values.max()}")
-    return array
+            reject(name, f"values in 0..{steps} (the number of steps)", f"{values.min()}..{values.max()}")
+    return jnp.asarray(array)
 
 
 def like_template(name: str, value: Any, template: Any, why: str) -> Any:
-    """`value` as arrays, once its type, structure, shapes and dtypes are found to fit those of `template`."""
+    """`value` as arrays, checked to have the type, structure, shapes and kinds of dtype of `template`."""
     if type(value) is not type(template):
         reject(name, type(template).__name__, type(value).__name__, TypeError)
     if jax.tree.structure(value) != jax.tree.structure(template):
@@ -170,6 +197,17 @@ def like_template(name: str, value: Any, template: Any, why: str) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, template, value)
 
 
+def check_dtypes(name: str, value: Any, template: Any, hint: str) -> None:
+    """Leaves of exactly these dtypes. `hint` says how to make them."""
+
+    def leaf(path: Any, want: Any, got: Any) -> None:
+        if got.dtype != want.dtype:
+            where = name + jax.tree_util.keystr(path)
+            reject(where, f"dtype {want.dtype}, as from {hint}", got.dtype, TypeError)
+
+    jax.tree_util.tree_map_with_path(leaf, template, value)
+
+
 def check_cell(cell: object, kind: type, name: str = "cell") -> None:
     """A cell is an instance (not a class) of a subclass of Cell, and hashable."""
     if not isinstance(cell, kind):
@@ -181,19 +219,18 @@ def check_cell(cell: object, kind: type, name: str = "cell") -> None:
         reject(name, "static, hashable options (a frozen dataclass without arrays)", error, TypeError)
 
 
-def check_tuple(name: str, value: object, length: int, what: str) -> None:
-    """Params and carries of several layers are tuples."""
-    if type(value) is not tuple:
+def check_tuple(name: str, value: Any, length: int, what: str, also: type = tuple) -> None:
+    """Params and carries of several layers are tuples, or of the type `also`."""
+    if type(value) not in (tuple, also):
         reject(name, f"a tuple of {length} ({what})", describe(value), TypeError)
     if len(value) != length:
         reject(name, f"a tuple of {length} ({what})", f"a tuple of {len(value)}")
 
 
-def check_options(*, key: Any, start: Any, unroll: object, remat: object, project_first: object) -> None:
-    """The options that unroll and every layer share."""
+def check_options(*, key: Any, unroll: object, remat: object, project_first: object) -> None:
+    """The options that unroll and every network share."""
     if key is not None:
         check_key(key)
-    check_start(start)
     check_size("unroll", unroll)
     check_remat(remat)
     check_project_first(project_first)
@@ -206,9 +243,17 @@ def check_merge(merge: object, names: tuple[str, ...]) -> None:
 
 
 def _array(name: str, value: Any) -> jax.Array:
+    return jnp.asarray(_numbers(name, value))
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """An array of JAX's, or of NumPy's with a dtype that JAX has."""
     if not isinstance(value, (jax.Array, np.ndarray, np.generic, numbers.Number)):
         reject(name, "an array", describe(value), TypeError)
-    return jnp.asarray(value)
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if array.dtype.kind in "OSUMm":
+        reject(name, "an array of numbers", describe(array), TypeError)
+    return array
 
 
 def _shape_of(leaf: Any) -> str:

@@ -1,8 +1,7 @@
 """Initialisers of recurrent weights.
 
-An initialiser is a function ``(key, shape, dtype) -> array``, as in `jax.nn.initializers`. Here the shape leads with
-the gates: ``(gates, in, out)`` for a matrix, ``(gates, H)`` for a bias; `pack` lays the gates side by side. So each
-gate is drawn as a matrix of its own, and any initialiser of JAX with ``in_axis=-2, out_axis=-1, batch_axis=0`` fits.
+An initialiser is a function ``(key, shape, dtype) -> array``, as in `jax.nn.initializers`. That of a weight draws one
+gate of shape (in, out), so those of JAX mean what they say. That of a bias draws all gates at once, (gates, H).
 """
 
 from collections.abc import Callable
@@ -14,28 +13,28 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._types import Key, at_least_float32
+from jaxlstm._dtypes import at_least_float32
+from jaxlstm._random import Key
 
 Initializer = Callable[..., Array]  # (key, shape, dtype) -> array of that shape
 
-glorot = jax.nn.initializers.glorot_uniform(in_axis=-2, out_axis=-1, batch_axis=0)
+
+def glorot(key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "in out"]:
+    """U(-a, a) with a = sqrt(6 / (in + out)) (Glorot & Bengio 2010, equation 16)."""
+    return jax.nn.initializers.glorot_uniform()(key, shape, dtype)
 
 
-def orthogonal(key: Key, shape: tuple[int, int, int], dtype: DTypeLike) -> Float[Array, "gates in out"]:
-    """An orthogonal matrix for each gate, uniform over the orthogonal group (Saxe et al. 2014; Mezzadri 2007).
+def orthogonal(key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "in out"]:
+    """An orthogonal matrix, uniform over the orthogonal group (Saxe et al. 2014; Mezzadri 2007).
 
-    If a matrix is not square, its shorter axis is orthonormal. All gates share one QR decomposition call.
+    If the matrix is not square, its shorter axis is orthonormal. Unlike JAX's own it also draws 16-bit matrices.
 
-    >>> w = jl.orthogonal(jax.random.key(0), (4, 3, 3), jnp.float32)
-    >>> bool(jnp.allclose(w[0] @ w[0].T, jnp.eye(3), atol=1e-6))
+    >>> w = jl.orthogonal(jax.random.key(0), (3, 3), jnp.float32)
+    >>> bool(jnp.allclose(w @ w.T, jnp.eye(3), atol=1e-6))
     True
     """
-    gates, rows, columns = shape
     wide = at_least_float32(dtype)  # QR has no 16-bit form
-    normal = jax.random.normal(key, (gates, max(rows, columns), min(rows, columns)), wide)
-    q, r = jnp.linalg.qr(normal)
-    q = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None, :]  # else Q would not be uniform
-    return (q if rows >= columns else jnp.swapaxes(q, -1, -2)).astype(dtype)
+    return jax.nn.initializers.orthogonal()(key, shape, wide).astype(dtype)
 
 
 def torch_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -68,14 +67,15 @@ def chrono(longest: int | float) -> Initializer:
 
 @dataclass(frozen=True, repr=False)
 class Chrono:
-    """What `chrono` returns: an object and no closure, so that cells that have it compare by value and can be saved."""
+    """What `chrono` returns. An object, not a closure, so that cells that hold it compare by value and can be saved."""
 
     longest: int | float
 
     def __post_init__(self) -> None:
-        _checks.check_number("longest", self.longest)
-        if self.longest <= 2:
+        longest = _checks.check_number("longest", self.longest)
+        if longest <= 2:
             _checks.reject("longest", "more than 2 steps", self.longest)
+        object.__setattr__(self, "longest", int(longest) if longest.is_integer() else longest)
 
     def __call__(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "gates H"]:
         """The biases of a cell of this many gates."""
@@ -94,6 +94,17 @@ class Chrono:
 def zeros(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Zeros."""
     return jnp.zeros(shape, dtype)
+
+
+def draw_weight(
+    init: Initializer, key: Key, gates: int, shape: tuple[int, int], dtype: DTypeLike
+) -> Float[Array, "in G"]:
+    """Draw the matrix (in, out) of each gate as if alone, and pack the gates side by side: (in, gates * out).
+
+    They are drawn under vmap, so that an orthogonal initialiser makes one batched QR decomposition a weight.
+    """
+    drawn = jax.vmap(lambda key: init(key, shape, dtype))(jax.random.split(key, gates))
+    return pack(drawn)
 
 
 def pack(gates: Float[Array, "gates ..."]) -> Array:

@@ -1,26 +1,38 @@
-"""Networks of cells: `Layer`, `Bidirectional`, `Stack`. Each maps a whole sequence to a sequence.
+"""One layer of cells over a sequence: `Layer` in one direction, `Bidirectional` in both.
 
-They are frozen dataclasses of static options with the methods of `Network`. Params and carries nest as the layers do:
-a tuple for a Stack, bottom first; (forward, backward) for a Bidirectional.
+They are frozen dataclasses of static options with the methods of `Network`. Params and carries of a Bidirectional are
+(forward, backward).
 """
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._network import Network, Options
-from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Key, Params, times
+from jaxlstm._arrays import select
+from jaxlstm._cell import C, Cell, P
+from jaxlstm._network import Network, Options, RunCell, StepOptions
+from jaxlstm._random import Key, split_keys
+from jaxlstm._step import Carry, Output
 from jaxlstm._unroll import unroll, valid_steps
+
+Backward = TypeVar("Backward")
+
+
+class BidirectionalCarry(NamedTuple, Generic[C, Backward]):
+    """The carry of a `Bidirectional`: that of each direction after its whole sequence."""
+
+    forward: C
+    backward: Backward
 
 
 @dataclass(frozen=True)
-class Layer(Network):
+class Layer(Network[P, C]):
     """One cell over a sequence, in one direction.
 
     Args:
@@ -33,7 +45,7 @@ class Layer(Network):
     (5, 2, 4)
     """
 
-    cell: Cell
+    cell: Cell[P, C]
     _: KW_ONLY
     reverse: bool = False
 
@@ -46,16 +58,23 @@ class Layer(Network):
         """O, the features of ys."""
         return self.cell.output_size
 
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> Params:
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """The cell's params."""
         return self.cell.init(key, input_size, dtype=dtype)
 
-    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
+    def init_carry(self, params: P, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> C:
         """The cell's carry."""
         return self.cell.init_carry(params, batch_shape, dtype=dtype)
 
-    def _apply(self, params: Params, xs: Array, carry: Carry | None, options: Options) -> tuple[Carry, Array]:
-        return unroll(self.cell, params, xs, carry, reverse=self.reverse, **options._asdict())
+    def _apply(
+        self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll
+    ) -> tuple[C, Output]:
+        return run_cell(self.cell, params, xs, carry, reverse=self.reverse, **options._asdict())
+
+    def _step(self, params: P, carry: C, x: Array, options: StepOptions) -> tuple[C, Output]:
+        if self.reverse:
+            return super()._step(params, carry, x, options)
+        return self.cell.step(params, carry, x, **options._asdict())
 
 
 _MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -67,17 +86,17 @@ _MERGES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 @dataclass(frozen=True)
-class Bidirectional(Network):
+class Bidirectional(Network[tuple[P, Any], BidirectionalCarry[C, Any]]):
     """Two cells over a sequence, one from each end (Schuster & Paliwal 1997).
 
-    With `lengths`, the backward cell starts at each sequence's own last step. The carries hold what each direction has
-    after its whole sequence: the right "last output" of a ragged batch is ``forward.h`` beside ``backward.h``.
+    With `lengths`, the backward cell starts at the last step of each sequence. The carry holds what each direction has
+    after its whole sequence. `jaxlstm.last_output` reads the output for the whole sequence from it.
 
     Args:
       cell: the cell that runs forward.
       backward_cell: the cell that runs from the last step to the first; None means another like `cell`.
       merge: how the two outputs of a step become one: "concat" (forward first), "sum", "mean", "mul", or a function
-        of the two arrays.
+        of two arrays.
 
     >>> network = jl.Bidirectional(jl.LSTMCell(4))
     >>> (forward, backward), ys = network.apply(network.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))
@@ -85,8 +104,8 @@ class Bidirectional(Network):
     ((5, 2, 8), (2, 4))
     """
 
-    cell: Cell
-    backward_cell: Cell | None = None
+    cell: Cell[P, C]
+    backward_cell: Cell[Any, Any] | None = None
     _: KW_ONLY
     merge: str | Callable[[Array, Array], Array] = "concat"
 
@@ -100,7 +119,7 @@ class Bidirectional(Network):
             _checks.reject("backward_cell", f"{forward} output features for merge={self.merge!r}", backward)
 
     @property
-    def _layers(self) -> tuple[Layer, Layer]:
+    def _layers(self) -> tuple[Layer[P, C], Layer[Any, Any]]:
         return Layer(self.cell), Layer(self.backward_cell or self.cell, reverse=True)
 
     @property
@@ -109,138 +128,81 @@ class Bidirectional(Network):
         outputs = (jax.ShapeDtypeStruct((layer.output_size,), jnp.float32) for layer in self._layers)
         return jax.eval_shape(self._merge, *outputs).shape[-1]
 
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> tuple[Params, Params]:
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> tuple[P, Any]:
         """(forward, backward) params."""
         _checks.check_init(key, input_size, dtype)
-        keys = jax.random.split(key)
-        forward, backward = (
-            layer.init(k, input_size, dtype=dtype) for layer, k in zip(self._layers, keys, strict=True)
-        )
-        return forward, backward
+        forward, backward = self._layers
+        forward_key, backward_key = jax.random.split(key)
+        return forward.init(forward_key, input_size, dtype=dtype), backward.init(backward_key, input_size, dtype=dtype)
 
     def init_carry(
-        self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
-    ) -> tuple[Carry, Carry]:
+        self, params: tuple[P, Any], batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
+    ) -> BidirectionalCarry[C, Any]:
         """(forward, backward) carries."""
         _checks.check_tuple("params", params, 2, "forward, backward")
         forward, backward = (
             layer.init_carry(p, batch_shape, dtype=dtype) for layer, p in zip(self._layers, params, strict=True)
         )
-        return forward, backward
+        return BidirectionalCarry(forward, backward)
 
     def _apply(
-        self, params: Params, xs: Array, carry: Carry | None, options: Options
-    ) -> tuple[tuple[Carry, Carry], Array]:
+        self,
+        params: tuple[P, Any],
+        xs: Array,
+        carry: BidirectionalCarry[C, Any] | None,
+        options: Options,
+        run_cell: RunCell = unroll,
+    ) -> tuple[BidirectionalCarry[C, Any], Output]:
         _checks.check_tuple("params", params, 2, "forward, backward")
-        carries = (None, None) if carry is None else carry
-        _checks.check_tuple("carry", carries, 2, "forward, backward")
+        carries: Any = (None, None) if carry is None else carry
+        _checks.check_tuple("carry", carries, 2, "forward, backward", BidirectionalCarry)
         (forward, forward_ys), (backward, backward_ys) = (
-            layer._apply(p, xs, c, options._replace(key=k))
-            for layer, p, c, k in zip(self._layers, params, carries, _split(options.key, 2), strict=True)
+            layer._apply(p, xs, c, options._replace(key=k), run_cell)
+            for layer, p, c, k in zip(self._layers, params, carries, split_keys(options.key, 2), strict=True)
         )
-        ys = self._merge(forward_ys, backward_ys)
+        ys = jax.tree.map(self._merge, forward_ys, backward_ys)
         if callable(self.merge):  # the others map zeros to zeros
             ys = _zero_padding(ys, xs, options)
-        return (forward, backward), ys
+        return BidirectionalCarry(forward, backward), ys
 
     def _merge(self, forward: Array, backward: Array) -> Array:
         merge = _MERGES[self.merge] if isinstance(self.merge, str) else self.merge
         return merge(forward, backward)
 
 
-@dataclass(frozen=True, init=False, repr=False)
-class Stack(Network):
-    """Layers on top of each other, each reading the ys of the one below.
+def last_output(carry: Carry) -> Float[Array, "*batch O"]:
+    """The output of a network for each whole sequence, read from the carry that `unroll` or ``apply`` returns.
+
+    For a cell or a `Layer` it is h after the last step that counts; with reverse=True after the first. For a
+    `Bidirectional` it is the last h of the forward cell beside the last h of the backward cell, which has then read the
+    whole sequence. For a `Stack` it is that of the top layer. For a ragged batch, ``ys[-1]`` is none of these: it is
+    padding, and the backward cell has read one step there.
 
     Args:
-      layers_or_cells: bottom first; a cell becomes a `Layer`.
-      dropout: the rate at which units between layers are zeroed while a `key` is given to ``apply``, the others being
-        divided by 1 - dropout (Srivastava et al. 2014; Zaremba et al. 2014: not on the recurrence, not after the last
-        layer). Without a key nothing is dropped. The draw for step t comes from ``start + t``.
+      carry: a carry of any network whose cells have an h.
 
-    >>> network = jl.Stack(jl.Bidirectional(jl.LSTMCell(8)), jl.LSTMCell(4), dropout=0.5)
+    Returns:
+      ``[*batch, H]``, or ``[*batch, 2H]`` for both directions, forward first.
+
+    Raises:
+      TypeError: if this is no such carry.
+
+    >>> network = jl.Bidirectional(jl.LSTMCell(4))
     >>> params = network.init(jax.random.key(0), input_size=3)
-    >>> carry, ys = network.apply(params, jnp.ones((5, 2, 3)), key=jax.random.key(1))
-    >>> ys.shape, len(carry)
-    ((5, 2, 4), 2)
+    >>> carry, ys = network.apply(params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))
+    >>> jl.last_output(carry).shape, bool((jl.last_output(carry)[1, :4] == ys[1, 1, :4]).all())
+    ((2, 8), True)
     """
-
-    layers: tuple[Network, ...]
-    dropout: float
-
-    def __init__(self, *layers_or_cells: Network | Cell, dropout: int | float = 0.0) -> None:
-        if not layers_or_cells:
-            _checks.reject("layers_or_cells", "at least one cell or layer", "none")
-        for index, layer in enumerate(layers_or_cells):
-            if not isinstance(layer, Network):
-                _checks.check_cell(layer, Cell, f"layers_or_cells[{index}]")
-        _checks.check_rate("dropout", dropout)
-        layers = tuple(Layer(layer) if isinstance(layer, Cell) else layer for layer in layers_or_cells)
-        object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "dropout", float(dropout))
-
-    def __repr__(self) -> str:
-        return f"Stack({', '.join(map(repr, self.layers))}, dropout={self.dropout})"
-
-    @property
-    def output_size(self) -> int:
-        """O, the features of the last layer's ys."""
-        return self.layers[-1].output_size
-
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
-        """A tuple of each layer's params, bottom first."""
-        _checks.check_init(key, input_size, dtype)
-        sizes = (input_size, *(layer.output_size for layer in self.layers[:-1]))
-        keys = jax.random.split(key, len(self.layers))
-        return tuple(layer.init(k, size, dtype=dtype) for layer, k, size in zip(self.layers, keys, sizes, strict=True))
-
-    def init_carry(
-        self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
-    ) -> tuple[Carry, ...]:
-        """A tuple of each layer's carry, bottom first."""
-        _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
-        return tuple(
-            layer.init_carry(p, batch_shape, dtype=dtype) for layer, p in zip(self.layers, params, strict=True)
-        )
-
-    def _apply(
-        self, params: Params, xs: Array, carry: Carry | None, options: Options
-    ) -> tuple[tuple[Carry, ...], Array]:
-        depth = len(self.layers)
-        _checks.check_tuple("params", params, depth, "one per layer, bottom first")
-        carries = (None,) * depth if carry is None else carry
-        _checks.check_tuple("carry", carries, depth, "one per layer, bottom first")
-        layer_keys, dropout_keys = _split(options.key, depth), _split(options.key, depth, offset=depth)
-        ys, after = xs, []
-        for index, layer in enumerate(self.layers):
-            if index and self.dropout:
-                ys = _dropout(dropout_keys[index], ys, self.dropout, options.start)
-            layer_options = options._replace(key=layer_keys[index])
-            layer_after, ys = layer._apply(params[index], ys, carries[index], layer_options)
-            after.append(layer_after)
-        return tuple(after), ys
+    if isinstance(carry, BidirectionalCarry):
+        return jnp.concatenate([last_output(direction) for direction in carry], axis=-1)
+    if type(carry) is tuple and carry:
+        return last_output(carry[-1])
+    h = getattr(carry, "h", None)
+    if h is None:
+        _checks.reject("carry", "the carry of a network whose cells have an h", _checks.describe(carry), TypeError)
+    return h
 
 
-def _split(key: Key | None, count: int, offset: int = 0) -> tuple[Key | None, ...]:
-    """`count` keys folded from one, or as many None."""
-    if key is None:
-        return (None,) * count
-    return tuple(jax.random.fold_in(key, offset + index) for index in range(count))
-
-
-def _dropout(
-    key: Key | None, ys: Float[Array, "T *batch O"], rate: float, start: ArrayLike
-) -> Float[Array, "T *batch O"]:
-    """With a key, zero each unit with probability `rate`, divide the others by 1 - rate; step t draws at start + t."""
-    if key is None:
-        return ys
-
-    def keep(time: Array) -> Bool[Array, "*batch O"]:
-        return jax.random.bernoulli(jax.random.fold_in(key, time), 1 - rate, ys.shape[1:])
-
-    return jnp.where(jax.vmap(keep)(times(start, ys.shape[0])), ys / (1 - rate), jnp.zeros_like(ys))
-
-
-def _zero_padding(ys: Array, xs: Array, options: Options) -> Array:
+def _zero_padding(ys: Output, xs: Array, options: Options) -> Output:
     valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=options.lengths, mask=options.mask)
-    return ys if valid is None else select(valid, ys, jnp.zeros_like(ys))
+    return ys if valid is None else select(valid, ys, jax.tree.map(jnp.zeros_like, ys))

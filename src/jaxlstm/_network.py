@@ -1,13 +1,18 @@
 """What all networks have in common: their methods, and the options that they hand down to `unroll`."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxlstm import _checks
-from jaxlstm._types import Carry, Key, Params
+from jaxlstm._cell import C, P
+from jaxlstm._random import Key
+from jaxlstm._static import Static
+from jaxlstm._step import Carry, Output
+from jaxlstm._unroll import unroll
 
 
 class Options(NamedTuple):
@@ -17,37 +22,45 @@ class Options(NamedTuple):
     mask: ArrayLike | None
     reset: ArrayLike | None
     key: Key | None
-    start: ArrayLike
+    start: Array
     unroll: int
     remat: bool | int | str | None
     project_first: bool | None
 
 
-class Network:
-    """What maps a whole sequence to a sequence."""
+class StepOptions(NamedTuple):
+    """The keyword arguments of `Cell.step` that every network hands down."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
-        """Itself, as of a cell."""
-        return self
+    mask: ArrayLike | None
+    reset: ArrayLike | None
+    key: Key | None
+    start: Array
+
+
+RunCell = Callable[..., tuple[Carry, Any]]  # `unroll`, or what is called in its place with the same arguments
+
+
+class Network(Static, Generic[P, C]):
+    """What maps a whole sequence to a sequence."""
 
     @property
     def output_size(self) -> int:
         """O, the features of ys."""
         raise NotImplementedError
 
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> Params:
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """Draw initial params for inputs of `input_size` features."""
         raise NotImplementedError
 
-    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
-        """The carry before the first step, as ``Cell.init_carry`` makes it for each cell."""
+    def init_carry(self, params: P, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> C:
+        """The carry before the first step, made by ``Cell.init_carry`` for each cell."""
         raise NotImplementedError
 
     def apply(
         self,
-        params: Params,
+        params: P,
         xs: ArrayLike,
-        carry: Carry | None = None,
+        carry: C | None = None,
         *,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
@@ -57,11 +70,51 @@ class Network:
         unroll: int = 1,
         remat: bool | int | str | None = None,
         project_first: bool | None = None,
-    ) -> tuple[Carry, Float[Array, "T *batch O"]]:
-        """Run the network over ``xs [T, *batch, I]``: ``(carry, ys)``. The arguments are those of `jaxlstm.unroll`."""
-        _checks.check_options(key=key, start=start, unroll=unroll, remat=remat, project_first=project_first)
-        options = Options(lengths, mask, reset, key, start, unroll, remat, project_first)
+    ) -> tuple[C, Output]:
+        """Run the network over ``xs [T, *batch, I]``: ``(carry, ys)``. The arguments are those of `jaxlstm.unroll`.
+
+        To run one step at a time, use `step`. ``apply(params, x[None], carry)`` is the same for layers that run
+        forward. A layer that runs backward would see each step as a whole sequence.
+        """
+        _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
+        options = Options(lengths, mask, reset, key, _checks.start_array(start), unroll, remat, project_first)
         return self._apply(params, _checks.float_array("xs", xs, 2, "[T, *batch, I]"), carry, options)
 
-    def _apply(self, params: Params, xs: Array, carry: Carry | None, options: Options) -> tuple[Carry, Array]:
+    def step(
+        self,
+        params: P,
+        carry: C,
+        x: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        key: Key | None = None,
+        start: ArrayLike = 0,
+    ) -> tuple[C, Output]:
+        """Run one time step of ``x [*batch, I]``: ``(carry, y)``, the numbers that `apply` computes for that step.
+
+        Args:
+          params: the network's params.
+          carry: the carry before the step; `init_carry` makes the first.
+          x: the input ``[*batch, I]``.
+          mask: bool ``[*batch]``: False skips the step, which holds the carry and gives a zero y.
+          reset: bool ``[*batch]``: True starts a new sequence at this step.
+          key: a PRNG key for dropout and cells that draw at random in training; None means evaluation.
+          start: the absolute time of the step. Random numbers depend on it and on the key.
+
+        Raises:
+          ValueError, TypeError: if an argument does not fit, or a layer runs backward; the message names it.
+        """
+        if key is not None:
+            _checks.check_key(key)
+        options = StepOptions(mask, reset, key, _checks.start_array(start))
+        return self._step(params, carry, _checks.float_array("x", x, 1, "[*batch, I]"), options)
+
+    def _apply(
+        self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll
+    ) -> tuple[C, Output]:
         raise NotImplementedError
+
+    def _step(self, params: P, carry: C, x: Array, options: StepOptions) -> tuple[C, Output]:
+        wanted = "layers that run forward, since a backward layer reads the whole sequence (use apply)"
+        return _checks.reject("network", wanted, self)

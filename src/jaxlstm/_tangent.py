@@ -1,21 +1,21 @@
-"""The derivative rule: one for every cell, from its four pieces alone.
+"""The derivative rule: one for every cell, made of its five pieces.
 
 A step, without masks and resets, is (z_t the pre-activations, s_t the carry, p the params)
 
-    z_t = project(p, x_t) + recur(p, s_{t-1})          s_t, y_t = local(p, z_t, s_{t-1})
+    z_t = preactivations(p, x_t, s_{t-1})          s_t, y_t = transition_and_readout(p, z_t, s_{t-1})
 
 Its tangent, with d for tangents and J for Jacobians at the values that the forward loop kept, is
 
-    dz_t       = J project (dp, dx_t) + J_p recur dp     (1)     + J_s recur ds_{t-1}                    (2)
-    ds_t, dy_t = J_p local dp                            (1)     + J_z local dz_t + J_s local ds_{t-1}   (2)
+    dz_t       = J_p,x preactivations (dp, dx_t)    (1)    + J_s preactivations ds_{t-1}                   (2)
+    ds_t, dy_t = J_p transition_and_readout dp      (1)    + J_z,s transition_and_readout (dz_t, ds_{t-1}) (2)
 
-All of (1) depends on no other step's tangent, so it is computed for all steps at once, outside any loop: for w_hh it
-is ``H_prev @ dw_hh``, one matmul. What is left, (2), is a scan that is linear in (dz, ds). JAX transposes both: the
-gradient of w_hh becomes the one matmul ``H_prev^T dZ``, and the backward loop holds one matmul a step and no
-accumulator of weights. Since this is a JVP rule, made of JAX, every order and mode of derivative follows.
+No part of (1) depends on the tangent of another step, so it is computed for all steps at once, outside the loop: for
+w_hh it is ``H_prev @ dw_hh``, one matmul. The rest, (2), is a scan that is linear in (dz, ds). JAX transposes both: the
+gradient of w_hh becomes the one matmul ``H_prev^T dZ``, and the backward loop has one matmul a step and no accumulator
+of weight gradients. Since this is a JVP rule made of JAX functions, every order and mode of derivative follows.
 
-The scan is checkpointed with nothing saveable: else JAX would move the Jacobians into a forward loop of their own and
-stack all their parts, where recomputing the gates from z in the backward loop costs little.
+The scan is checkpointed with nothing saveable. Otherwise JAX would compute the Jacobians in a forward loop of their own
+and stack all their parts. Computing the gates again from z in the backward loop costs little.
 """
 
 import math
@@ -27,12 +27,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlstm._scan import Inputs, Kept, Plan, forward, join, local, recur, restart, settle
-from jaxlstm._types import Carry, Params
+from jaxlstm._scan import Plan, forward
+from jaxlstm._step import (
+    Carry,
+    Inputs,
+    Kept,
+    Output,
+    Params,
+    apply_reset,
+    hold_masked,
+    preactivations,
+    transition_and_readout,
+)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def recurrence(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
+def recurrence(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
     """The last carry and the outputs of a cell over a sequence, differentiable by the rule above."""
     carry, ys, _ = forward(plan, params, initial, carry, inputs)
     return carry, ys
@@ -47,8 +57,8 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     dprimals = (dparams, dinitial, dcarry, dinputs.x)
     if jax.__version_info__ >= (0, 10):
         return (carry, ys), linear(*dprimals)
-    # Before, a scan written straight into a custom_jvp rule has no transpose. As the jvp of itself, which for a linear
-    # function is itself, it has one; but a custom_vjp within a cell, differentiated twice by that, then has none.
+    # Before jax 0.10, a scan written straight into a custom_jvp rule has no transpose. The jvp of this linear function,
+    # which is the function itself, has one; but then a custom_vjp within a cell cannot be differentiated.
     _, dout = jax.jvp(linear, jax.tree.map(jnp.zeros_like, dprimals), dprimals)
     return (carry, ys), dout
 
@@ -62,64 +72,58 @@ def _tangent(
     dinitial: Carry,
     dcarry: Carry,
     dxs: Array,
-) -> tuple[Carry, Array]:
-    """The tangents of the last carry and the outputs: linear in all the arguments that begin with d."""
-    dzs, shares = _all_steps(partial(_batched, plan, params, dparams), inputs, kept, dxs)
+) -> tuple[Carry, Output]:
+    """The tangents of the last carry and the outputs: linear in all arguments that begin with d."""
+    with jax.named_scope("all_steps"):
+        dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, params, dparams), inputs, kept, dxs)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Array]:
-        inputs, kept, dz, share = now
-        dheld = restart(inputs, dinitial, dcarry)
-        _, dzh = jax.jvp(lambda before: recur(plan, params, before, inputs), (kept.before,), (dheld,))
-        dz = _add(dz, join(plan, jnp.zeros_like(dz.zx, dzh.dtype), dzh))
+    def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Output]:
+        inputs, kept, dz, dlocal = now
+        dheld = apply_reset(inputs, dinitial, dcarry)
+        z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (kept.before,), (dheld,))
         _, dout = jax.jvp(
-            lambda z, before: local(plan, params, z, before, inputs),
-            (_preactivations(plan, params, inputs, kept), kept.before),
-            (dz, dheld),
+            lambda z, s: transition_and_readout(plan.cell, params, z, s, inputs),
+            (z if kept.z is None else kept.z, kept.before),
+            (_add(dz, dz_carry), dheld),
         )
-        return settle(inputs, dout if share is None else _add(dout, share), dheld)
+        return hold_masked(inputs, _add(dout, dlocal), dheld)
 
-    return jax.lax.scan(step, dcarry, (inputs, kept, dzs, shares), reverse=plan.reverse, unroll=plan.unroll)
-
-
-def _batched(plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array) -> tuple[Any, Any]:
-    """Part (1) for one step: the tangents that no other step's tangent enters."""
-    _, dzx = jax.jvp(plan.cell.project, (params, inputs.x), (dparams, dx))
-    _, dzh = jax.jvp(lambda p: recur(plan, p, kept.before, inputs), (params,), (dparams,))
-    if not plan.reads.params:
-        return join(plan, dzx, dzh), None
-    z = _preactivations(plan, params, inputs, kept)
-    _, share = jax.jvp(lambda p: local(plan, p, z, kept.before, inputs), (params,), (dparams,))
-    return join(plan, dzx, dzh), share
+    with jax.named_scope("linear_scan"):
+        return jax.lax.scan(step, dcarry, (inputs, kept, dzs, dlocals), reverse=plan.reverse, unroll=plan.unroll)
 
 
-def _all_steps(fn: Callable[..., Any], inputs: Inputs, kept: Kept, dxs: Array) -> Any:
-    """`fn` for all steps at once, time and batch merged into one axis.
+def _params_and_input(
+    plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array
+) -> tuple[Any, Any]:
+    """Part (1) for one step: the tangents in the params and the input."""
+    z, dz = jax.jvp(
+        lambda p, x: preactivations(plan.cell, p, kept.before, inputs._replace(x=x)), (params, inputs.x), (dparams, dx)
+    )
+    z = z if kept.z is None else kept.z
+    _, dlocal = jax.jvp(lambda p: transition_and_readout(plan.cell, p, z, kept.before, inputs), (params,), (dparams,))
+    return dz, dlocal
 
-    Not as a vmap, since the gradient of a weight would then contract two axes: XLA on CPU copies the operands of such a
-    matmul, and with jax 0.12 sums it in 16 bits where they have 16. Where there are several devices the batch may be
-    divided among them, so it comes first: merged behind time, it would be gathered from them all.
+
+def _all_steps(plan: Plan, fn: Callable[..., Any], inputs: Inputs, kept: Kept, dxs: Array) -> Any:
+    """`fn` for all steps at once, with time and batch merged into one axis.
+
+    Under vmap the gradient of a weight would contract two axes. XLA on CPU copies the operands of such a matmul, and
+    with jax 0.12 accumulates it in 16 bits where they have 16. A batch that is divided among devices comes first:
+    merged behind time, it would be gathered from all of them.
     """
     lead = inputs.x.shape[:-1]
-    batch_first = jax.device_count() > 1
 
     def merge(leaf: Array) -> Array:
-        leaf = jnp.moveaxis(leaf, 0, len(lead) - 1) if batch_first else leaf
+        leaf = jnp.moveaxis(leaf, 0, len(lead) - 1) if plan.batch_first else leaf
         return leaf.reshape(math.prod(lead), *leaf.shape[len(lead) :])
 
     def part(leaf: Array) -> Array:
-        if not batch_first:
+        if not plan.batch_first:
             return leaf.reshape(*lead, *leaf.shape[1:])
         return jnp.moveaxis(leaf.reshape(*lead[1:], lead[0], *leaf.shape[1:]), len(lead) - 1, 0)
 
     return jax.tree.map(part, fn(*jax.tree.map(merge, (inputs, kept, dxs))))
-
-
-def _preactivations(plan: Plan, params: Params, inputs: Inputs, kept: Kept) -> Any:
-    """Those kept, or computed again."""
-    if plan.keep_preactivations:
-        return kept.z
-    return join(plan, plan.cell.project(params, inputs.x), recur(plan, params, kept.before, inputs))
 
 
 def _add(one: Any, other: Any) -> Any:

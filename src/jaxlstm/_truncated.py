@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time: the values of the whole sequence, a gradient that looks back so far only."""
+"""Truncated backpropagation through time: the values of the whole sequence, with a gradient over a few steps only."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,10 +11,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._arrays import select
+from jaxlstm._cell import C, Cell, P
+from jaxlstm._dtypes import cast_like
+from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
-from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Key, Params, cast_like
+from jaxlstm._random import Key
+from jaxlstm._sharding import match_varying, with_automatic_axes
+from jaxlstm._stack import Stack
+from jaxlstm._step import Carry, Output, Params
 from jaxlstm._unroll import valid_steps
 
 
@@ -31,10 +36,10 @@ Run = Callable[[Carry, Span], tuple[Carry, Array]]
 
 
 def truncated(
-    network: Network | Cell,
-    params: Params,
+    network: Network[P, C] | Cell[P, C],
+    params: P,
     xs: ArrayLike,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     k1: int,
     k2: int,
@@ -46,39 +51,39 @@ def truncated(
     unroll: int = 1,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
-) -> tuple[Carry, Float[Array, "T *batch O"]]:
-    """Run a network over a sequence, with a gradient that goes back k2 steps at most: BPTT(k2; k1).
+) -> tuple[C, Output]:
+    """Run a network over a sequence, with a gradient that goes back at most k2 steps: BPTT(k2; k1).
 
-    The outputs are those of ``network.apply``. What a loss makes of the k1 outputs of block j is differentiated through
-    the k2 steps that end with the block:
+    The outputs are those of ``network.apply``. The k1 outputs of block j are differentiated through the k2 steps that
+    end with the block:
 
         y_t = network.apply(params, x_s .. x_t, stop_gradient(carry_{s-1}))     s = (j + 1) k1 - k2     t in block j
 
-    and through all of them, the initial carry included, where the sequence does not reach back so far. With k2 >= T
-    this is backpropagation through time itself.
+    Where the sequence has fewer steps before the block, they are differentiated through all of them and into the
+    initial carry. With k2 >= T this is backpropagation through time itself.
 
-    With k2 = k1 every step runs once. Otherwise each runs k2 / k1 times, in windows that run side by side, after a pass
-    without a gradient that finds the carries they start from.
+    With k2 = k1 every step runs once. Otherwise every step runs k2 / k1 times, in windows that run side by side, after
+    a pass without a gradient that computes the carries they start from.
 
     Args:
       network: a `Network` or a cell, without a layer that runs backward.
       params: its params.
-      xs: inputs, time first: ``[T, *batch, I]``.
-      carry: the carry before the first step; None means the network's initial carry. Across calls the gradient ends
-        here, if the carry comes from a step before: the recurrent state of `jaxlstm.training.init_state` is one.
-      k1: steps of a block, T / k1 of which there are; the last may be shorter.
-      k2: steps that the gradient goes back, a multiple of k1.
-      lengths: as in `jaxlstm.unroll`, as are all that follow.
+      xs: inputs, time first: ``[T, *batch, I]``. T must be known.
+      carry: the carry before the first step; None means the network's initial carry. Where it comes from an earlier
+        call, as the recurrent state of `jaxlstm.training.init_state` does, the gradient ends here.
+      k1: the number of steps in a block; the last block may be shorter.
+      k2: the number of steps that the gradient goes back, a multiple of k1.
+      lengths: integers ``[*batch]``: only the first ``lengths`` steps count.
       mask: bool ``[T, *batch]``: False skips the step.
-      reset: bool ``[T, *batch]``: True where a new sequence begins; neither values nor gradients cross there.
-      key: a PRNG key for what is drawn in training; step t draws from ``start + t``, in whichever windows it runs.
+      reset: bool ``[T, *batch]``: True where a new sequence begins. Neither values nor gradients cross there.
+      key: a PRNG key for what is drawn in training. Step t draws from ``start + t`` in every window.
       start: the absolute time of ``xs[0]``.
-      unroll: steps a loop iteration.
-      remat: of each window.
-      project_first: where the inputs are projected.
+      unroll: the number of steps in a loop iteration.
+      remat: as in `jaxlstm.unroll`, for each window.
+      project_first: where the inputs are projected, as in `jaxlstm.unroll`.
 
     Returns:
-      ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``. The carry's own gradient goes
+      ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``. The gradient of the carry goes
       back as far as that of the last block.
 
     Raises:
@@ -98,33 +103,64 @@ def truncated(
     """
     network = _forward_network(network)
     _check_sizes(k1, k2)
-    _checks.check_options(key=key, start=start, unroll=unroll, remat=remat, project_first=project_first)
+    _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
     xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
     steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+    if not isinstance(steps, int):
+        _checks.reject("xs", "a known number of steps, which blocks are cut from", steps)
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
-    whole = Span(xs, valid_steps(steps, batch_shape, lengths=lengths, mask=mask), reset, jnp.asarray(start))
+    if carry is not None:
+        carry = jax.tree.map(jnp.asarray, carry)
+    mask = valid_steps(steps, batch_shape, lengths=lengths, mask=mask)
+    options = {"unroll": unroll, "remat": remat, "project_first": project_first}
+    static = {"network": network, "k1": k1, "k2": k2, "options": tuple(options.items())}
+    return _truncated(params, xs, carry, mask, reset, key, _checks.start_array(start), **static)
 
-    def run(params: Params, carry: Carry | None, span: Span) -> tuple[Carry, Array]:
-        options = {"key": key, "unroll": unroll, "remat": remat, "project_first": project_first}
-        return network.apply(params, span.xs, carry, mask=span.mask, reset=span.reset, start=span.start, **options)
 
-    if k2 >= steps:
+@partial(jax.jit, static_argnames=("network", "k1", "k2", "options"))
+def _truncated(
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    mask: Array | None,
+    reset: Array | None,
+    key: Key | None,
+    start: Array,
+    *,
+    network: Network,
+    k1: int,
+    k2: int,
+    options: tuple[tuple[str, Any], ...],
+) -> tuple[Carry, Output]:
+    """`truncated` of checked arguments. Jitted, so that equal calls outside jit compile once."""
+
+    def run(params: Params, carry: Carry | None, span: Span) -> tuple[Carry, Output]:
+        given = {"mask": span.mask, "reset": span.reset, "key": key, "start": span.start, **dict(options)}
+        return network.apply(params, span.xs, carry, **given)
+
+    whole = Span(xs, mask, reset, start)
+    if k2 >= xs.shape[0]:
         return run(params, carry, whole)
-    template, _ = jax.eval_shape(run, params, carry, whole)
-    carry = network.init_carry(params, batch_shape) if carry is None else jax.tree.map(jnp.asarray, carry)
-    carry = cast_like(carry, template)  # the dtypes that blocks hand on
-    blocks = _blocks(whole, k1)
-    if k1 == k2:
-        carry, ys = _block_by_block(partial(run, params), carry, blocks)
-    else:
-        borders = _borders(partial(run, stop_gradient(params)), carry, blocks, k2 // k1)
-        carry, ys = _windows(partial(run, params), borders, blocks, k2 // k1)
-    return carry, ys.reshape(-1, *ys.shape[2:])[:steps]
+
+    def in_blocks(params: Params, xs: Array, carry: Carry | None, *rest: Any) -> tuple[Carry, Output]:
+        whole = Span(xs, *rest)
+        template, _ = jax.eval_shape(run, params, carry, whole)
+        carry = network.init_carry(params, xs.shape[1:-1]) if carry is None else carry
+        carry = match_varying(cast_like(carry, template), params, whole)  # what blocks hand on
+        blocks = _blocks(whole, k1)
+        if k1 == k2:
+            carry, ys = _block_by_block(partial(run, params), carry, blocks)
+        else:
+            borders = _borders(partial(run, stop_gradient(params)), carry, blocks, k2 // k1)
+            carry, ys = _windows(partial(run, params), borders, blocks, k2 // k1)
+        return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: xs.shape[0]], ys)
+
+    return with_automatic_axes(in_blocks, xs.ndim - 2)(params, xs, carry, *whole[1:])
 
 
 def _blocks(whole: Span, k1: int) -> Span:
-    """Each leaf cut in blocks of k1 steps, ``[n, k1, ...]``; steps that fill up the last block do not count."""
+    """Each leaf cut into blocks of k1 steps, ``[n, k1, ...]``. Steps that fill up the last block do not count."""
     steps = whole.xs.shape[0]
     count = -(-steps // k1)
     missing = count * k1 - steps
@@ -144,7 +180,7 @@ def _pad(leaf: Array, before: int, after: int) -> Array:
 
 
 def _block_by_block(run: Run, carry: Carry, blocks: Span) -> tuple[Carry, Array]:
-    """One scan over the blocks; the gradient ends at the borders between them, not at the carry before the first."""
+    """One scan over the blocks. The gradient ends at the borders between them, not at the carry before the first."""
 
     def body(carry: Carry, now: tuple[Array, Span]) -> tuple[Carry, Array]:
         first, block = now
@@ -154,7 +190,7 @@ def _block_by_block(run: Run, carry: Carry, blocks: Span) -> tuple[Carry, Array]
 
 
 def _borders(run: Run, carry: Carry, blocks: Span, width: int) -> Carry:
-    """The carry that each window of `width` blocks starts from, ``[n, ...]``: the first `width` from `carry` itself."""
+    """The carry that each window of `width` blocks starts from, ``[n, ...]``. The first `width` start from `carry`."""
     later = jax.tree.map(lambda leaf: stop_gradient(leaf[: leaf.shape[0] - width]), blocks)
 
     def body(carry: Carry, block: Span) -> tuple[Carry, Carry]:
@@ -170,9 +206,9 @@ def _borders(run: Run, carry: Carry, blocks: Span, width: int) -> Carry:
 
 
 def _windows(run: Run, borders: Carry, blocks: Span, width: int) -> tuple[Carry, Array]:
-    """All windows at once, each of `width` blocks; of each the last block's outputs, and the last one's carry.
+    """Run all windows at once, each of `width` blocks: the last window's carry, and the last block of each window's ys.
 
-    A window that reaches before the sequence does so with steps that do not count, which hold the carry.
+    Where a window begins before the sequence, it has masked steps there, which hold the carry.
     """
     count, k1 = blocks.xs.shape[:2]
     mask = jnp.ones(blocks.xs.shape[:-1], bool) if blocks.mask is None else blocks.mask
@@ -185,7 +221,7 @@ def _windows(run: Run, borders: Carry, blocks: Span, width: int) -> tuple[Carry,
     xs, mask, reset = jax.tree.map(gather, (blocks.xs, mask, blocks.reset))
     starts = blocks.start - (width - 1) * k1
     carries, ys = jax.vmap(run)(borders, Span(xs, mask, reset, starts))
-    return jax.tree.map(lambda leaf: leaf[-1], carries), ys[:, -k1:]
+    return jax.tree.map(lambda leaf: leaf[-1], carries), jax.tree.map(lambda leaf: leaf[:, -k1:], ys)
 
 
 def _check_sizes(k1: Any, k2: Any) -> None:
@@ -196,7 +232,7 @@ def _check_sizes(k1: Any, k2: Any) -> None:
 
 
 def _forward_network(network: Any) -> Network:
-    """The network, or a cell as one; none of its layers may run backward, since blocks know nothing of those after."""
+    """The network, or a cell as one. No layer may run backward, since a block does not see the steps after it."""
     if isinstance(network, Cell):
         return Layer(network)
     if not isinstance(network, Network):
@@ -208,5 +244,5 @@ def _forward_network(network: Any) -> Network:
         if isinstance(layer, Stack):
             _forward_network(layer)
         if isinstance(layer, Bidirectional) or (isinstance(layer, Layer) and layer.reverse):
-            _checks.reject("network", "layers that run forward alone", layer)
+            _checks.reject("network", "layers that run forward", layer)
     return network

@@ -1,4 +1,4 @@
-"""A cell over a whole sequence: preconditions, direction, randomness, rematerialisation. It knows no cell by name."""
+"""A cell over a whole sequence: preconditions, direction, randomness, rematerialisation."""
 
 import math
 from collections.abc import Callable
@@ -8,21 +8,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
-from jaxlstm._placing import placed
-from jaxlstm._reads import Reads, reads
-from jaxlstm._scan import Inputs, Plan, select
+from jaxlstm._arrays import select
+from jaxlstm._cell import C, Cell, P
+from jaxlstm._dtypes import cast, cast_like, compute_dtype
+from jaxlstm._random import Key, times
+from jaxlstm._scan import Plan
+from jaxlstm._sharding import match_varying, spans_devices, with_automatic_axes
+from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise
 from jaxlstm._tangent import recurrence
-from jaxlstm._types import Carry, Cell, Key, Params, cast, cast_like, compute_dtype, fit, times
+from jaxlstm._templates import check_params
 
 
 def unroll(
-    cell: Cell,
-    params: Params,
+    cell: Cell[P, C],
+    params: P,
     xs: ArrayLike,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
@@ -33,7 +37,7 @@ def unroll(
     unroll: int = 1,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
-) -> tuple[Carry, Float[Array, "T *batch O"]]:
+) -> tuple[C, Output]:
     """Run a cell over a sequence: ``carry, y_t = cell.step(params, carry, x_t)`` for t = 0 .. T-1.
 
     Padded and masked steps hold the carry and give zero ys; what stands there, NaN included, reaches neither an output
@@ -77,28 +81,29 @@ def unroll(
     """
     _checks.check_cell(cell, Cell)
     _checks.check_flag("reverse", reverse)
-    _checks.check_options(key=key, start=start, unroll=unroll, remat=remat, project_first=project_first)
+    _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
+    start = _checks.start_array(start)
     xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    steps, *batch, input_size = xs.shape
-    params, initial = fit(cell, params, tuple(batch), input_size, xs.dtype, "xs")
+    steps, *batch, _ = xs.shape
+    params, first = check_params(cell, params, tuple(batch), xs, "xs")
     if carry is not None:
-        carry = _checks.like_template("carry", carry, initial, f"for xs of shape {xs.shape}")
+        carry = _checks.like_template("carry", carry, first, f"for xs of shape {xs.shape}")
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
-    initial = placed(initial, params, xs)
-    carry = initial if carry is None else placed(cast_like(carry, initial), params, xs)
-    valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
-    noise = None if key is None else _draw(cell, key, times(start, steps), tuple(batch), initial)
     return _run(
         params,
-        initial,
+        xs,
         carry,
-        Inputs(xs, valid, reset, noise),
+        valid_steps(steps, tuple(batch), lengths=lengths, mask=mask),
+        reset,
+        key,
+        start,
         cell=cell,
         reverse=reverse,
         unroll=int(unroll),
         remat=_chunk_length(remat, steps),
         project_first=project_first,
+        batch_first=spans_devices(xs),
     )
 
 
@@ -111,74 +116,78 @@ def valid_steps(
         valid = _checks.bool_array("mask", mask, (steps, *batch_shape))
     if lengths is not None:
         time = jnp.arange(steps).reshape(steps, *(1 for _ in batch_shape))
-        within = time < _checks.length_array(lengths, batch_shape, steps).astype(time.dtype)
+        within = time < _checks.length_array(lengths, batch_shape, steps).astype(time.dtype)[None]
         valid = within if valid is None else within & valid
     return valid
 
 
-def _draw(cell: Cell, key: Key, when: Array, batch_shape: tuple[int, ...], initial: Carry) -> Any:
-    """What the cell draws for each step, from the step's absolute time."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial)
-    noise = jax.vmap(lambda time: cell.draw(key, time, shapes))(when)
-    for leaf in jax.tree.leaves(noise):
-        if leaf.shape[1 : 1 + len(batch_shape)] != batch_shape:
-            name = f"what {type(cell).__name__}.draw returns"
-            _checks.reject(name, f"arrays that begin with the batch's axes {batch_shape}", f"shape {leaf.shape[1:]}")
-    return noise
-
-
 def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
     """`remat` as True, False, or a number of steps."""
-    if isinstance(remat, str):
-        return max(math.isqrt(steps), 1)
-    return bool(remat) if remat is None or isinstance(remat, bool) else int(remat)
+    if remat is None or isinstance(remat, bool):
+        return bool(remat)
+    if not isinstance(steps, int):
+        _checks.reject("remat", "None or True where the number of steps is symbolic", repr(remat))
+    return max(math.isqrt(steps), 1) if isinstance(remat, str) else int(remat)
 
 
-@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first"), inline=True)
+@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first"))
 def _run(
     params: Params,
-    initial: Carry,
-    carry: Carry,
-    inputs: Inputs,
+    xs: Array,
+    carry: Carry | None,
+    valid: Array | None,
+    reset: Array | None,
+    key: Key | None,
+    start: Array,
     *,
-    cell: Cell,
-    reverse: bool,
-    unroll: int,
     remat: bool | int,
-    project_first: bool | None,
-) -> tuple[Carry, Array]:
-    """The loop over checked arguments. Jitted with the cell static, so that calls outside jit compile once."""
-    dtype = compute_dtype(params, inputs.x.dtype)
+    **static: Any,
+) -> tuple[Carry, Output]:
+    """The loop over checked arguments. Jitted with the cell static, so that equal calls outside jit compile once."""
+    plan = Plan(**static, keep_preactivations=remat is not True)
+    run = partial(_run_plan, plan, remat)
+    return with_automatic_axes(run, xs.ndim - 2)(params, xs, carry, valid, reset, key, start)
+
+
+def _run_plan(
+    plan: Plan,
+    remat: bool | int,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    valid: Array | None,
+    reset: Array | None,
+    key: Key | None,
+    start: Array,
+) -> tuple[Carry, Output]:
+    dtype = compute_dtype(params, xs.dtype)
     params = cast(params, dtype)
-    ends_in_reset = None if inputs.reset is None else inputs.reset[:1].any(0)  # T = 0 has none
-    inputs = _prepare(inputs, dtype, reverse)
-    plan = Plan(
-        cell,
-        reverse,
-        unroll,
-        keep_preactivations=remat is not True,
-        project_first=project_first,
-        reads=_reads(cell, params, initial, inputs),
-    )
+    initial = plan.cell.init_carry(params, xs.shape[1:-1], dtype=dtype)
+    carry = initial if carry is None else cast_like(carry, initial)
+    initial, carry = match_varying((initial, carry), params, xs, valid, reset)
+    noise = jax.vmap(lambda time: draw_noise(plan.cell, key, time, initial))(times(start, xs.shape[0]))
+    _check_noise(plan.cell, noise, xs.shape[1:-1])
+    inputs = _prepare(Inputs(xs.astype(dtype), valid, reset, noise), plan.reverse)
     run = partial(recurrence, plan, params, initial)
     if isinstance(remat, bool):
         carry, ys = run(carry, inputs)
     else:
-        carry, ys = _in_chunks(run, carry, inputs, remat, reverse)
-    if reverse and ends_in_reset is not None:
-        carry = select(ends_in_reset, initial, carry)
+        carry, ys = _in_chunks(run, carry, inputs, remat, plan.reverse)
+    if plan.reverse and reset is not None:
+        carry = select(reset[:1].any(0), initial, carry)  # a reset at step 0; T = 0 has none
     return carry, ys
 
 
-def _reads(cell: Cell, params: Params, initial: Carry, inputs: Inputs) -> Reads:
-    x, noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs.x, inputs.noise))
-    return reads(cell, params, initial, x, () if noise is None else (noise,))
+def _check_noise(cell: Cell, noise: Any, batch_shape: tuple[int, ...]) -> None:
+    for leaf in jax.tree.leaves(noise):
+        if leaf.shape[1 : 1 + len(batch_shape)] != batch_shape:
+            name = f"what {type(cell).__name__}.draw returns"
+            _checks.reject(name, f"arrays that begin with the batch axes {batch_shape}", f"shape {leaf.shape[1:]}")
 
 
-def _prepare(inputs: Inputs, dtype: jnp.dtype, reverse: bool) -> Inputs:
-    """Inputs in the compute dtype, zero where they do not count, resets ahead of the step that comes after them."""
+def _prepare(inputs: Inputs, reverse: bool) -> Inputs:
+    """Zeros in place of masked inputs; with `reverse`, each reset moved to the step that comes after it."""
     x, valid, reset, noise = inputs
-    x = x.astype(dtype)
     if valid is not None:
         x = select(valid, x, jnp.zeros_like(x))  # before any arithmetic, or NaN in the padding would reach gradients
     if reset is not None and reverse:
@@ -187,19 +196,20 @@ def _prepare(inputs: Inputs, dtype: jnp.dtype, reverse: bool) -> Inputs:
 
 
 def _in_chunks(
-    run: Callable[[Carry, Inputs], tuple[Carry, Array]], carry: Carry, inputs: Inputs, length: int, reverse: bool
-) -> tuple[Carry, Array]:
-    """`run` chunk by chunk; the backward pass has the carries between chunks and runs each chunk again."""
+    run: Callable[[Carry, Inputs], tuple[Carry, Output]], carry: Carry, inputs: Inputs, length: int, reverse: bool
+) -> tuple[Carry, Output]:
+    """`run` chunk by chunk. The backward pass has the carries between chunks and runs each chunk again."""
     run = jax.checkpoint(run, prevent_cse=False)
     steps = inputs.x.shape[0]
     chunks, rest = divmod(steps, length)
-    edge = rest if reverse else steps - rest  # whole chunks come first in the order of travel
+    edge = rest if reverse else steps - rest  # whole chunks come first in the direction of travel
     parts = jax.tree.map(lambda leaf: leaf[:edge], inputs), jax.tree.map(lambda leaf: leaf[edge:], inputs)
     whole, remainder = reversed(parts) if reverse else parts
     whole = jax.tree.map(lambda leaf: leaf.reshape(chunks, length, *leaf.shape[1:]), whole)
-    carry, whole_ys = jax.lax.scan(run, carry, whole, reverse=reverse)
-    whole_ys = whole_ys.reshape(chunks * length, *whole_ys.shape[2:])
+    carry, ys = jax.lax.scan(run, carry, whole, reverse=reverse)
+    ys = jax.tree.map(lambda leaf: leaf.reshape(chunks * length, *leaf.shape[2:]), ys)
     if not rest:
-        return carry, whole_ys
-    carry, ys = run(carry, remainder)
-    return carry, jnp.concatenate([ys, whole_ys] if reverse else [whole_ys, ys])
+        return carry, ys
+    carry, last = run(carry, remainder)
+    first, last = (last, ys) if reverse else (ys, last)
+    return carry, jax.tree.map(lambda *both: jnp.concatenate(both), first, last)

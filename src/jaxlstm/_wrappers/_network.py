@@ -14,11 +14,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._layers import Bidirectional, Layer, Stack
-from jaxlstm._types import Carry, Cell, Key, Params, cast, compute_dtype
-from jaxlstm._wrappers._cells import LearnedCarry
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import cast, compute_dtype
+from jaxlstm._layers import Bidirectional, Layer
+from jaxlstm._random import Key
+from jaxlstm._stack import Stack
+from jaxlstm._step import Carry, Params
 from jaxlstm._wrappers._sequence import Call, time_first
-from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
+from jaxlstm.cells import GRUCell, LearnedCarry, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
 
 Partitioning = Mapping[str, tuple[str | None, ...]]  # {"w_hh": (None, "model"), ...}: a param's name -> mesh axes
 
@@ -44,7 +47,7 @@ def rnn_cell(features: int, *, activation_fn: Any) -> Cell:
     return RNNCell(features, activation_fn=activation_fn)
 
 
-def network(
+def build_network(
     cell: Cell,
     *,
     num_layers: int,
@@ -134,7 +137,7 @@ def input_size(layer: dict[str, Any]) -> int:
     return layer["w_ih"].shape[0]
 
 
-def run(
+def apply_network(
     network: Stack,
     params: dict[str, Any],
     inputs: ArrayLike,
@@ -161,36 +164,6 @@ def run(
         tree, xs.astype(compute), initial_carry, mask=steps.valid, reset=steps.reset, key=key, remat=remat
     )
     return carry, jnp.moveaxis(ys, 0, -2)
-
-
-def last_output(carry: tuple[Carry, ...]) -> Float[Array, "*batch O"]:
-    """What each sequence's last layer said at its last step: the right summary of a ragged batch.
-
-    For both directions, the forward cell's h after the last step of each sequence beside the backward cell's h after
-    the first. ``outputs[:, -1]`` is neither: it is padding, and the backward cell has seen one step there.
-
-    Args:
-      carry: as `LSTM`, `GRU` and `SimpleRNN` return it.
-
-    Returns:
-      ``[*batch, H]``, or ``[*batch, 2H]`` for both directions, forward first.
-
-    Raises:
-      TypeError: if this is not such a carry.
-
-    >>> import flax.linen as nn
-    >>> from jaxlstm.linen import LSTM, last_output
-    >>> (carry, outputs), _ = LSTM(4, bidirectional=True).init_with_output(
-    ...     jax.random.key(0), jnp.ones((2, 5, 3)), seq_lengths=jnp.array([5, 2])
-    ... )
-    >>> last_output(carry).shape, bool((last_output(carry)[1, :4] == outputs[1, 1, :4]).all())
-    ((2, 8), True)
-    """
-    top: Any = carry[-1] if type(carry) is tuple and carry else None
-    directions = top if type(top) is tuple else (top,)
-    if not all(hasattr(direction, "h") for direction in directions):
-        _checks.reject("carry", "the carry of LSTM, GRU or SimpleRNN", _checks.describe(carry), TypeError)
-    return jnp.concatenate([direction.h for direction in directions], axis=-1)
 
 
 @functools.lru_cache(maxsize=256)

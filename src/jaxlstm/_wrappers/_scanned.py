@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm._scan import select
+from jaxlstm._arrays import select
 from jaxlstm._wrappers._sequence import Call, Steps, flip
 
 Step = Callable[[Any, Any], tuple[Any, Any]]  # (carry, x) -> (carry, y)

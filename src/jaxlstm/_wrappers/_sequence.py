@@ -11,7 +11,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Int
 
 from jaxlstm import _checks, _unroll
-from jaxlstm._types import Carry, Cell, Params, RNNCarry, cast, compute_dtype
+from jaxlstm._cell import Cell, RNNCarry
+from jaxlstm._dtypes import cast, compute_dtype
+from jaxlstm._step import Carry, Params
 from jaxlstm.cells import LSTMCarry
 
 

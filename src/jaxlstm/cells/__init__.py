@@ -1,8 +1,10 @@
 """The cells, a file each, with the same definitions in the same order: params, carry, cell, equations."""
 
 from jaxlstm.cells._gru import GRUCell, GRUGates, GRUParams
+from jaxlstm.cells._learned import LearnedCarry, LearnedCarryParams
 from jaxlstm.cells._lstm import Gates, LSTMCarry, LSTMCell, LSTMParams, lstm_gates, lstm_transition
 from jaxlstm.cells._lstm_variants import LSTMNormParams, LSTMVariantCell, LSTMVariantParams
+from jaxlstm.cells._mgu import MGUCell, MGUGates, MGUParams
 from jaxlstm.cells._regularize import RecurrentDropout, Zoneout
 from jaxlstm.cells._rnn import RNNCell, RNNParams
 
@@ -17,6 +19,11 @@ __all__ = [
     "LSTMParams",
     "LSTMVariantCell",
     "LSTMVariantParams",
+    "LearnedCarry",
+    "LearnedCarryParams",
+    "MGUCell",
+    "MGUGates",
+    "MGUParams",
     "RNNCell",
     "RNNParams",
     "RecurrentDropout",

@@ -10,15 +10,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
-from jaxlstm._types import Cell, Key, at_least_float32, carry_dtype
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import at_least_float32, carry_dtype
+from jaxlstm._random import Key
 
 
 class LSTMParams(NamedTuple):
-    """``w_ih [I, 4H]``, ``w_hh [H, 4H]``, ``b [4H]``; the gates packed in the order i, f, g, o."""
+    """``w_ih [I, 4H]``, ``w_hh [H, 4H]``, ``b [4H]``, or None for no bias; the gates packed in the order i, f, g, o."""
 
     w_ih: Float[Array, "I G"]
     w_hh: Float[Array, "H G"]
-    b: Float[Array, "G"]
+    b: Float[Array, "G"] | None
 
 
 class LSTMCarry(NamedTuple):
@@ -38,7 +40,7 @@ class Gates(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class LSTMCell(Cell):
+class LSTMCell(Cell[LSTMParams, LSTMCarry]):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000).
 
         i_t, f_t, o_t = sigma(z)    g_t = tanh(z)    z = W_ih x_t + W_hh h_{t-1} + b, a quarter for each
@@ -47,14 +49,15 @@ class LSTMCell(Cell):
 
     Args:
       hidden_size: H, the features of h and of c.
-      forget_bias: what b starts from for the forget gate, 0 for the others (Jozefowicz et al. 2015). It lives in the
-        params at initialisation and is never added again.
+      forget_bias: the initial b of the forget gate; the others start at 0 (Jozefowicz et al. 2015). It is part of the
+        params and never added again.
       gate_fn: sigma above, for i, f and o.
-      activation_fn: tanh above, for g and for the cell state on its way out.
-      w_ih_init: initialiser of w_ih, called with shape (4, I, H).
-      w_hh_init: initialiser of w_hh, called with shape (4, H, H).
-      b_init: initialiser of b, called with shape (4, H), such as `chrono`; it stands in place of `forget_bias`, so
-        giving both is an error.
+      activation_fn: tanh above, for g and for the c in h.
+      bias: whether there is a b.
+      w_ih_init: initialiser of w_ih, called for each gate with shape (I, H).
+      w_hh_init: initialiser of w_hh, called for each gate with shape (H, H).
+      b_init: initialiser of b, called with shape (4, H), such as `chrono`. It replaces `forget_bias`, so giving both is
+        an error.
 
     Raises:
       ValueError, TypeError: if an option has no meaning; the message names it.
@@ -71,19 +74,19 @@ class LSTMCell(Cell):
     forget_bias: int | float = 1.0
     gate_fn: Callable[[Array], Array] = jax.nn.sigmoid
     activation_fn: Callable[[Array], Array] = jnp.tanh
+    bias: bool = True
     w_ih_init: _init.Initializer = _init.glorot
     w_hh_init: _init.Initializer = _init.orthogonal
     b_init: _init.Initializer | None = None
 
     def __post_init__(self) -> None:
-        _checks.check_size("hidden_size", self.hidden_size)
-        _checks.check_number("forget_bias", self.forget_bias)
+        self._set(
+            hidden_size=_checks.check_size("hidden_size", self.hidden_size),
+            forget_bias=_checks.check_number("forget_bias", self.forget_bias),
+        )
         for name in ("gate_fn", "activation_fn", "w_ih_init", "w_hh_init"):
             _checks.check_function(name, getattr(self, name))
-        if self.b_init is not None:
-            _checks.check_function("b_init", self.b_init)
-            if self.forget_bias != 1.0:
-                _checks.reject("forget_bias", "its default where b_init is given", self.forget_bias)
+        _checks.check_bias(self.bias, self.forget_bias, self.b_init)
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> LSTMParams:
         """Draw initial params for inputs of `input_size` features."""
@@ -92,9 +95,9 @@ class LSTMCell(Cell):
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
         b_init = self.b_init or self._forget_bias_init
         return LSTMParams(
-            w_ih=_init.pack(self.w_ih_init(w_ih_key, (4, input_size, size), dtype)),
-            w_hh=_init.pack(self.w_hh_init(w_hh_key, (4, size, size), dtype)),
-            b=_init.pack(b_init(b_key, (4, size), dtype)),
+            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 4, (input_size, size), dtype),
+            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, 4, (size, size), dtype),
+            b=_init.pack(b_init(b_key, (4, size), dtype)) if self.bias else None,
         )
 
     def init_carry(
@@ -105,14 +108,13 @@ class LSTMCell(Cell):
         shape = (*batch_shape, self.hidden_size)
         return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, at_least_float32(dtype)))
 
-    def transition(self, params: LSTMParams, zx: Array, zh: Array, carry: LSTMCarry) -> LSTMCarry:
+    def transition(self, params: LSTMParams, z: Array, carry: LSTMCarry) -> LSTMCarry:
         """The gates, and what they do to the cell state."""
-        gates = self.gates(params, zx, zh, carry)
-        return lstm_transition(gates, carry.c, activation_fn=self.activation_fn)
+        return lstm_transition(self.gates(params, z, carry), carry.c, activation_fn=self.activation_fn)
 
-    def gates(self, params: LSTMParams, zx: Array, zh: Array, carry: LSTMCarry) -> Gates:
-        """The gates of zx + zh."""
-        return lstm_gates(zx + zh, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
+    def gates(self, params: LSTMParams, z: Array, carry: LSTMCarry) -> Gates:
+        """The gates of z."""
+        return lstm_gates(z, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
 
     def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
         return _init.zeros(key, shape, dtype).at[1].set(self.forget_bias)
@@ -129,6 +131,8 @@ def lstm_gates(
     >>> jl.lstm_gates(jnp.zeros(4)).f
     Array([0.5], dtype=float32)
     """
+    if not z.ndim or z.shape[-1] % 4:
+        _checks.reject("z", "4 gates side by side on the last axis", _checks.describe(z))
     i, f, g, o = jnp.split(z, 4, axis=-1)
     return Gates(i=gate_fn(i), f=gate_fn(f), g=activation_fn(g), o=gate_fn(o))
 
@@ -138,8 +142,8 @@ def lstm_transition(
 ) -> LSTMCarry:
     """State transition: c_t = f_t * c_{t-1} + i_t * g_t, then h_t = o_t * tanh(c_t).
 
-    One set of notes on the LSTM prints ``C_t = i_t * C_{t-1} + f_t * g_t``. It is a misprint: the forget gate is the
-    factor of the old memory, in that text as in every paper. It would be the same network with i and f exchanged.
+    Some notes on the LSTM print ``C_t = i_t * C_{t-1} + f_t * g_t``. That is a misprint: in their own text, as in every
+    paper, the forget gate multiplies the old memory. The misprint describes the same network with i and f exchanged.
 
     >>> keep_all = jl.Gates(i=jnp.zeros(1), f=jnp.ones(1), g=jnp.ones(1), o=jnp.ones(1))
     >>> jl.lstm_transition(keep_all, jnp.full(1, 0.25)).c

@@ -1,13 +1,13 @@
-"""The LSTM with options, any of them together: peepholes, coupled gates, projection, layer norm, clipping.
+"""The LSTM with options that can be combined: peepholes, coupled gates, projection, layer norm, clipping.
 
 Greff et al. 2015 ("LSTM: A Search Space Odyssey") compare the first two with others and call all of them variants.
-In the order of the plain LSTM's file: params, cell, equations; the carry is `LSTMCarry`.
+The order is that of the plain LSTM's file: params, cell, equations. The carry is `LSTMCarry`.
 """
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
-from jaxlstm._types import Cell, Key, at_least_float32, carry_dtype, cast
+from jaxlstm._arrays import add_bias, per_feature
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import at_least_float32, carry_dtype, cast
+from jaxlstm._random import Key
 from jaxlstm.cells._lstm import Gates, LSTMCarry
 
 
@@ -31,23 +34,30 @@ class LSTMNormParams(NamedTuple):
 
 
 class LSTMVariantParams(NamedTuple):
-    """``w_ih [I, G]``, ``w_hh [P, G]``, ``b [G]`` packed i, f, g, o (coupled: i, g, o); None for what is not there.
+    """``w_ih [I, G]``, ``w_hh [P, G]``, ``b [G]`` packed i, f, g, o (coupled: i, g, o). None for what is not used.
 
-    ``p`` holds the peepholes i, f, o ``[3H]`` (coupled: i, o ``[2H]``), ``w_hr [H, P]`` the projection. Without a
+    ``p`` are the peepholes i, f, o ``[3H]`` (coupled: i, o ``[2H]``), ``w_hr [H, P]`` is the projection. Without a
     projection P is H.
     """
 
     w_ih: Float[Array, "I G"]
     w_hh: Float[Array, "P G"]
-    b: Float[Array, "G"]
+    b: Float[Array, "G"] | None
     p: Float[Array, "peepholes"] | None = None
     w_hr: Float[Array, "H P"] | None = None
     norm: LSTMNormParams | None = None
 
 
+class LSTMVariantPreactivations(NamedTuple):
+    """Both shares of z apart, since zh is still to be normalised."""
+
+    x: Float[Array, "*batch G"]
+    h: Float[Array, "*batch G"]
+
+
 @dataclass(frozen=True, repr=False)
-class LSTMVariantCell(Cell):
-    """The LSTM with peepholes, coupled gates, a projection, layer norm and clipping, each if asked for.
+class LSTMVariantCell(Cell[LSTMVariantParams, LSTMCarry]):
+    """The LSTM with any of peepholes, coupled gates, a projection, layer norm and clipping.
 
         z   = LN(W_hh h_{t-1}) + LN(W_ih x_t) + b               LN where layer_norm, else the plain sum
         i_t = sigma(z_i + p_i * c_{t-1})                        p where peephole, else no such terms
@@ -58,20 +68,21 @@ class LSTMVariantCell(Cell):
 
     Args:
       hidden_size: H, the features of c, and of h without a projection.
-      peephole: whether the gates see the cell state (Gers & Schmidhuber 2000); the weights p start at zero.
+      peephole: whether the gates see the cell state (Gers & Schmidhuber 2000). The weights p start at zero.
       coupled: whether the cell forgets as much as it takes in, f = 1 - i (CIFG in Greff et al. 2015).
       projection_size: P, the features of h (LSTMP: Sak et al. 2014; torch's proj_size), or None.
       layer_norm: whether to normalise both shares of z, each over all gates, and c (Ba et al. 2016, equations 20-22).
-      clip: a bound on the input of the gates' sigma and of g's tanh, peepholes included, as in ONNX; c is not clipped.
-      forget_bias: what b starts from for the forget gate, 0 for the others; where coupled, its opposite for i, since
-        1 - sigma(z) = sigma(-z).
+      clip: a bound on the input of each gate's sigma and of g's tanh, peepholes included, as in ONNX. c is not clipped.
+      forget_bias: the initial b of the forget gate; the others start at 0. With `coupled`, i starts at its opposite,
+        since 1 - sigma(z) = sigma(-z).
       gate_fn: sigma above, for i, f and o.
-      activation_fn: tanh above, for g and for the cell state on its way out.
-      w_ih_init: initialiser of w_ih, called with shape (4, I, H), or (3, I, H) where coupled.
-      w_hh_init: initialiser of w_hh, called with shape (4, P, H), or (3, P, H) where coupled, and of the transpose of
-        w_hr, with shape (1, P, H).
-      b_init: initialiser of b, called with shape (4, H), such as `chrono`; where coupled, f's part is dropped. It
-        stands in place of `forget_bias`, so giving both is an error.
+      activation_fn: tanh above, for g and for the c in h.
+      bias: whether there is a b.
+      w_ih_init: initialiser of w_ih, called for each gate with shape (I, H).
+      w_hh_init: initialiser of w_hh, called for each gate with shape (P, H), and of the transpose of w_hr, with shape
+        (P, H).
+      b_init: initialiser of b, called with shape (4, H), such as `chrono`; with `coupled`, the part of f is dropped. It
+        replaces `forget_bias`, so giving both is an error.
 
     Raises:
       ValueError, TypeError: if an option has no meaning; the message names it.
@@ -92,27 +103,27 @@ class LSTMVariantCell(Cell):
     forget_bias: int | float = 1.0
     gate_fn: Callable[[Array], Array] = jax.nn.sigmoid
     activation_fn: Callable[[Array], Array] = jnp.tanh
+    bias: bool = True
     w_ih_init: _init.Initializer = _init.glorot
     w_hh_init: _init.Initializer = _init.orthogonal
     b_init: _init.Initializer | None = None
 
     def __post_init__(self) -> None:
-        _checks.check_size("hidden_size", self.hidden_size)
+        self._set(
+            hidden_size=_checks.check_size("hidden_size", self.hidden_size),
+            forget_bias=_checks.check_number("forget_bias", self.forget_bias),
+        )
         for name in ("peephole", "coupled", "layer_norm"):
             _checks.check_flag(name, getattr(self, name))
         if self.projection_size is not None:
-            _checks.check_size("projection_size", self.projection_size)
+            self._set(projection_size=_checks.check_size("projection_size", self.projection_size))
         if self.clip is not None:
-            _checks.check_number("clip", self.clip)
+            self._set(clip=_checks.check_number("clip", self.clip))
             if self.clip <= 0:
                 _checks.reject("clip", "a positive number or None", self.clip)
-        _checks.check_number("forget_bias", self.forget_bias)
         for name in ("gate_fn", "activation_fn", "w_ih_init", "w_hh_init"):
             _checks.check_function(name, getattr(self, name))
-        if self.b_init is not None:
-            _checks.check_function("b_init", self.b_init)
-            if self.forget_bias != 1.0:
-                _checks.reject("forget_bias", "its default where b_init is given", self.forget_bias)
+        _checks.check_bias(self.bias, self.forget_bias, self.b_init)
 
     @property
     def output_size(self) -> int:
@@ -124,15 +135,14 @@ class LSTMVariantCell(Cell):
         _checks.check_init(key, input_size, dtype)
         size, out, gates = self.hidden_size, self.output_size, 3 if self.coupled else 4
         w_ih_key, w_hh_key, b_key, w_hr_key = jax.random.split(key, 4)
-        b = (self.b_init or self._forget_bias_init)(b_key, (4, size), dtype)
         ones, zeros = partial(jnp.ones, dtype=dtype), partial(jnp.zeros, dtype=dtype)
         total = gates * size
         return LSTMVariantParams(
-            w_ih=_init.pack(self.w_ih_init(w_ih_key, (gates, input_size, size), dtype)),
-            w_hh=_init.pack(self.w_hh_init(w_hh_key, (gates, out, size), dtype)),
-            b=_init.pack(jnp.delete(b, 1, axis=0) if self.coupled else b),
+            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, gates, (input_size, size), dtype),
+            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, gates, (out, size), dtype),
+            b=self._init_b(b_key, dtype) if self.bias else None,
             p=zeros(total - size) if self.peephole else None,
-            w_hr=self.w_hh_init(w_hr_key, (1, out, size), dtype)[0].T if self.projection_size else None,
+            w_hr=self.w_hh_init(w_hr_key, (out, size), dtype).T if self.projection_size else None,
             norm=LSTMNormParams(ones(total), zeros(total), ones(total), zeros(total), ones(size), zeros(size))
             if self.layer_norm
             else None,
@@ -152,23 +162,31 @@ class LSTMVariantCell(Cell):
         if params.norm is not None:
             wide = cast((zx, params.norm.scale_x, params.norm.shift_x), at_least_float32(zx.dtype))
             zx = layer_norm(*wide).astype(zx.dtype)  # squares overflow in 16 bits
-        return zx + params.b
+        return zx if params.b is None else add_bias(zx, params.b)
 
-    def transition(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> LSTMCarry:
+    def combine(self, zx: Array, zh: Array) -> Any:
+        """Their sum, or with layer norm both apart."""
+        return LSTMVariantPreactivations(x=zx, h=zh) if self.layer_norm else zx + zh
+
+    def transition(self, params: LSTMVariantParams, z: Any, carry: LSTMCarry) -> LSTMCarry:
         """The gates and the new cell state, and h from both."""
-        gates, c = self._gates_and_c(params, zx, zh, carry)
+        gates, c = self._gates_and_c(params, z, carry)
         return lstm_variant_output(params, gates.o, c, activation_fn=self.activation_fn)
 
-    def gates(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> Gates:
-        """The gates of the layer norm of zh, and zx, with what is bounded bounded."""
-        return self._gates_and_c(params, zx, zh, carry)[0]
+    def gates(self, params: LSTMVariantParams, z: Any, carry: LSTMCarry) -> Gates:
+        """The gates of z, after layer norm and clipping."""
+        return self._gates_and_c(params, z, carry)[0]
 
-    def _gates_and_c(self, params: LSTMVariantParams, zx: Array, zh: Array, carry: LSTMCarry) -> tuple[Gates, Array]:
+    def _gates_and_c(self, params: LSTMVariantParams, z: Any, carry: LSTMCarry) -> tuple[Gates, Array]:
         if params.norm is not None:
-            zh = layer_norm(zh, params.norm.scale_h, params.norm.shift_h)
+            z = z.x + layer_norm(z.h, params.norm.scale_h, params.norm.shift_h)
         return lstm_variant_gates(
-            params, zx + zh, carry.c, clip=self.clip, gate_fn=self.gate_fn, activation_fn=self.activation_fn
+            params, z, carry.c, clip=self.clip, gate_fn=self.gate_fn, activation_fn=self.activation_fn
         )
+
+    def _init_b(self, key: Key, dtype: DTypeLike) -> Array:
+        b = (self.b_init or self._forget_bias_init)(key, (4, self.hidden_size), dtype)
+        return _init.pack(jnp.delete(b, 1, axis=0) if self.coupled else b)
 
     def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
         gate, bias = (0, -self.forget_bias) if self.coupled else (1, self.forget_bias)
@@ -211,8 +229,8 @@ def lstm_variant_output(
 
 
 def peep(z: Float[Array, "*batch H"], p: Float[Array, "H"] | None, c: Float[Array, "*batch H"]) -> Array:
-    """z + p * c: a gate's look at the cell state, through one weight a unit (Gers & Schmidhuber 2000)."""
-    return z if p is None else z + p * c
+    """z + p * c: a peephole from the cell state to a gate, one weight a unit (Gers & Schmidhuber 2000)."""
+    return z if p is None else z + per_feature(p, c) * c
 
 
 def bound(z: Array, clip: int | float | None) -> Array:
@@ -223,8 +241,9 @@ def bound(z: Array, clip: int | float | None) -> Array:
 def layer_norm(z: Float[Array, "*batch n"], scale: Float[Array, "n"], shift: Float[Array, "n"]) -> Array:
     """LN(z) = scale * (z - mean) / sqrt(variance + 1e-5) + shift, over the last axis (Ba et al. 2016, equation 4).
 
-    The paper has no 1e-5, but a carry of zeros has no variance.
+    The paper has no 1e-5. It is needed where the variance is zero, as for a carry of zeros.
     """
     centred = z - z.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
+    scale, shift = per_feature(scale, z), per_feature(shift, z)
     return scale * centred * jax.lax.rsqrt(variance + 1e-5) + shift

@@ -10,19 +10,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
-from jaxlstm._types import Cell, Key, RNNCarry
+from jaxlstm._cell import Cell, RNNCarry
+from jaxlstm._random import Key
 
 
 class RNNParams(NamedTuple):
-    """``w_ih [I, H]``, ``w_hh [H, H]``, ``b [H]``."""
+    """``w_ih [I, H]``, ``w_hh [H, H]``, ``b [H]``, or None for no bias."""
 
     w_ih: Float[Array, "I H"]
     w_hh: Float[Array, "H H"]
-    b: Float[Array, "H"]
+    b: Float[Array, "H"] | None
 
 
 @dataclass(frozen=True, repr=False)
-class RNNCell(Cell):
+class RNNCell(Cell[RNNParams, RNNCarry]):
     """A simple recurrent cell (Elman 1990), with any activation.
 
         h_t = activation_fn(W_ih x_t + W_hh h_{t-1} + b)        y_t = h_t
@@ -30,8 +31,9 @@ class RNNCell(Cell):
     Args:
       hidden_size: H, the features of h.
       activation_fn: tanh, or any elementwise function, such as `jax.nn.relu`.
-      w_ih_init: initialiser of w_ih, called with shape (1, I, H).
-      w_hh_init: initialiser of w_hh, called with shape (1, H, H).
+      bias: whether there is a b.
+      w_ih_init: initialiser of w_ih, called with shape (I, H).
+      w_hh_init: initialiser of w_hh, called with shape (H, H).
       b_init: initialiser of b, called with shape (1, H).
 
     Raises:
@@ -46,12 +48,14 @@ class RNNCell(Cell):
     hidden_size: int
     _: KW_ONLY
     activation_fn: Callable[[Array], Array] = jnp.tanh
+    bias: bool = True
     w_ih_init: _init.Initializer = _init.glorot
     w_hh_init: _init.Initializer = _init.orthogonal
     b_init: _init.Initializer = _init.zeros
 
     def __post_init__(self) -> None:
-        _checks.check_size("hidden_size", self.hidden_size)
+        self._set(hidden_size=_checks.check_size("hidden_size", self.hidden_size))
+        _checks.check_flag("bias", self.bias)
         for name in ("activation_fn", "w_ih_init", "w_hh_init", "b_init"):
             _checks.check_function(name, getattr(self, name))
 
@@ -61,16 +65,16 @@ class RNNCell(Cell):
         size = self.hidden_size
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
         return RNNParams(
-            w_ih=_init.pack(self.w_ih_init(w_ih_key, (1, input_size, size), dtype)),
-            w_hh=_init.pack(self.w_hh_init(w_hh_key, (1, size, size), dtype)),
-            b=_init.pack(self.b_init(b_key, (1, size), dtype)),
+            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 1, (input_size, size), dtype),
+            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, 1, (size, size), dtype),
+            b=_init.pack(self.b_init(b_key, (1, size), dtype)) if self.bias else None,
         )
 
-    def transition(self, params: RNNParams, zx: Array, zh: Array, carry: RNNCarry) -> RNNCarry:
-        """h_t = activation_fn(zx_t + zh_t)."""
-        return rnn_transition(zx + zh, activation_fn=self.activation_fn)
+    def transition(self, params: RNNParams, z: Array, carry: RNNCarry) -> RNNCarry:
+        """h_t = activation_fn(z_t)."""
+        return rnn_transition(z, activation_fn=self.activation_fn)
 
 
 def rnn_transition(z: Float[Array, "*batch H"], *, activation_fn: Callable[[Array], Array] = jnp.tanh) -> RNNCarry:
-    """h_t = activation_fn(z_t), of the pre-activations z = W_ih x + W_hh h + b."""
+    """h_t = activation_fn(z_t), with the pre-activations z = W_ih x + W_hh h + b."""
     return RNNCarry(h=activation_fn(z))

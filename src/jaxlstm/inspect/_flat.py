@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlstm._types import Carry
+from jaxlstm._step import Carry
 
 
 def size_of(carry: Carry) -> int:

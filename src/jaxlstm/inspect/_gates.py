@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._scan import select
-from jaxlstm._types import at_least_float32
+from jaxlstm._arrays import select
+from jaxlstm._dtypes import at_least_float32
 from jaxlstm._unroll import valid_steps
 
 SHUT, OPEN = (

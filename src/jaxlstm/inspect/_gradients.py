@@ -1,4 +1,4 @@
-"""Where gradients come from and go to: of a loss in every carry, and of an output in every input."""
+"""Gradients of a loss in every carry, and of an output in every input."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,32 +10,35 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
+from jaxlstm._arrays import select
+from jaxlstm._cell import C, Cell, P
+from jaxlstm._dtypes import at_least_float32, compute_dtype
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network
-from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Params, at_least_float32, compute_dtype, fit
+from jaxlstm._step import Carry, Params
+from jaxlstm._templates import check_params
 from jaxlstm._unroll import unroll, valid_steps
 from jaxlstm.inspect._flat import size_of, unflatten
-from jaxlstm.inspect._nudged import NudgedCell
+from jaxlstm.inspect._perturbed import PerturbedCell
 
 
 def gradient_flow(
-    cell: Cell,
-    params: Params,
+    cell: Cell[P, C],
+    params: P,
     xs: ArrayLike,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     loss: Callable[[Carry, Array], Array],
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
-) -> Carry:
+) -> C:
     """How much of a loss reaches each earlier carry: the norm of its gradient against the lag.
 
         || d loss / d h_t ||    || d loss / d c_t ||        t = last - lag
 
-    h_t and c_t are the two parts of the carry that step t+1 is given, and each gradient is taken with the other part
-    held: d loss / d c_t is what goes back through c_{t+1}, gates included, and not through h_t = o_t tanh(c_t).
+    h_t and c_t are the two parts of the carry that step t+1 starts from. Each gradient is taken with the other part
+    fixed: d loss / d c_t goes back through c_{t+1} and its gates, but not through h_t = o_t tanh(c_t).
 
     Args:
       cell: the recurrence.
@@ -43,13 +46,13 @@ def gradient_flow(
       xs: inputs ``[T, *batch, I]``.
       carry: the carry before the first step; None means the cell's own.
       loss: ``loss(carry, ys) -> scalar``, of what `unroll` returns.
-      lengths: integers ``[*batch]``: only the first steps count, and lag 0 is each sequence's own last.
-      mask: bool ``[T, *batch]``: False skips the step, which then has a zero in its place.
+      lengths: integers ``[*batch]``: only the first steps count, and lag 0 is the last step of each sequence.
+      mask: bool ``[T, *batch]``: False skips the step, whose norm is then zero.
       reset: bool ``[T, *batch]``: True where a new sequence begins.
 
     Returns:
-      The norms ``[T, *batch]`` in the cell's carry, such as ``LSTMCarry(h, c)``, lag 0 first; zeros before the first
-      step.
+      The norms ``[T, *batch]`` of each part in the cell's carry, such as ``LSTMCarry(h, c)``, lag 0 first, and zero for
+      lags that reach before the first step.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -64,19 +67,20 @@ def gradient_flow(
     _checks.check_cell(cell, Cell)
     _checks.check_function("loss", loss)
     xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    params, initial = fit(cell, params, xs.shape[1:-1], xs.shape[-1], xs.dtype, "xs")
-    nudged = NudgedCell(cell, xs.shape[-1])
+    params, first = check_params(cell, params, xs.shape[1:-1], xs, "xs")
     xs = xs.astype(compute_dtype(params, xs.dtype))
-    run = partial(unroll, nudged, params, carry=carry, lengths=lengths, mask=mask, reset=reset)
+    run = partial(
+        unroll, PerturbedCell(cell, xs.shape[-1]), params, carry=carry, lengths=lengths, mask=mask, reset=reset
+    )
 
-    def nudged_loss(nudges: Array) -> Array:
-        value = loss(*run(xs=jnp.concatenate([xs, nudges], axis=-1)))
+    def perturbed_loss(perturbations: Array) -> Array:
+        value = loss(*run(xs=jnp.concatenate([xs, perturbations], axis=-1)))
         if jnp.shape(value):
             _checks.reject("loss", "a function that returns a scalar", _checks.describe(value))
         return value
 
-    nudges = jnp.zeros((*xs.shape[:-1], size_of(initial)), xs.dtype)
-    gradients = unflatten(jax.grad(nudged_loss)(nudges), initial)
+    none = jnp.zeros((*xs.shape[:-1], size_of(first)), xs.dtype)
+    gradients = unflatten(jax.grad(perturbed_loss)(none), first)
     last = _last_step(xs, lengths, mask)
     return jax.tree.map(lambda gradient: _by_lag(_norm(gradient), last), gradients)
 
@@ -92,25 +96,25 @@ def input_contributions(
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
 ) -> Float[Array, "T *batch"]:
-    """What each input position contributes to one output, by gradient times input.
+    """How much each input position contributes to one output, as gradient times input.
 
-        a_t = x_t . d output(y_last) / d x_t        y_last: the ys of the sequence's last step that counts
+        a_t = x_t . d output(y_last) / d x_t        y_last: y of the last step that counts
 
-    To first order, a_t is what the output would lose if x_t were zero. The a_t add up to the output only where that is
-    linear in xs and zero at zero.
+    To first order, a_t is how much the output would fall if x_t were zero. The a_t add up to the output only if it is
+    linear in xs and zero at xs = 0.
 
     Args:
       network: a layer, or a cell.
       params: its params.
       xs: inputs ``[T, *batch, I]``.
       carry: the carry before the first step; None means the network's own.
-      output: ``output(y_last [*batch, O]) -> [*batch]``: one number a sequence, such as ``lambda y: y[..., 3]``.
+      output: ``output(y_last [*batch, O]) -> [*batch]``: one number for each sequence, such as ``lambda y: y[..., 3]``.
       lengths: integers ``[*batch]``: only the first steps count.
       mask: bool ``[T, *batch]``: False skips the step.
       reset: bool ``[T, *batch]``: True where a new sequence begins.
 
     Returns:
-      ``a [T, *batch]``, positive or negative; zero where a step does not count.
+      ``a [T, *batch]``, positive or negative, and zero at masked steps.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -124,13 +128,13 @@ def input_contributions(
     (5, 2)
     """
     _checks.check_function("output", output)
-    xs, last_output = _last_output(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+    xs, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
 
     def total(xs: Array) -> Array:
-        value = output(last_output(xs))
+        value = output(output_at_last_step(xs))
         if jnp.shape(value) != xs.shape[1:-1]:
             _checks.reject("output", f"a function from [*batch, O] to shape {xs.shape[1:-1]}", _checks.describe(value))
-        return value.sum()  # no sequence enters another's
+        return value.sum()  # sequences do not depend on each other
 
     return (xs * jax.grad(total)(xs)).sum(-1)
 
@@ -145,9 +149,9 @@ def input_jacobian_norms(
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
 ) -> Float[Array, "T *batch"]:
-    """How much the last output as a whole depends on each input: the Frobenius norm of its Jacobian.
+    """How much the whole last output depends on each input: the Frobenius norm of its Jacobian.
 
-        n_t = || d y_last / d x_t ||_F        y_last: the ys of the sequence's last step that counts
+        n_t = || d y_last / d x_t ||_F        y_last: y of the last step that counts
 
     Args:
       network: a layer, or a cell.
@@ -159,7 +163,7 @@ def input_jacobian_norms(
       reset: bool ``[T, *batch]``: True where a new sequence begins.
 
     Returns:
-      ``n [T, *batch]``; zero where a step does not count. All O rows of the Jacobian are computed at once.
+      ``n [T, *batch]``, zero at masked steps. All O rows of the Jacobian are computed at once.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -170,17 +174,17 @@ def input_jacobian_norms(
     >>> input_jacobian_norms(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))[2:, 1]
     Array([0., 0., 0.], dtype=float32)
     """
-    xs, last_output = _last_output(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
-    y, transpose = jax.vjp(last_output, xs)
+    xs, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+    y, transpose = jax.vjp(output_at_last_step, xs)
     rows = jnp.eye(y.shape[-1], dtype=y.dtype)
     jacobian = jax.vmap(lambda row: transpose(jnp.broadcast_to(row, y.shape))[0])(rows)
     return _norm(jnp.moveaxis(jacobian, 0, -2).reshape(*xs.shape[:-1], -1))
 
 
-def _last_output(
+def _output_at_last_step(
     network: Network | Cell, params: Params, xs: ArrayLike, carry: Carry | None, **options: Any
 ) -> tuple[Array, Callable[[Array], Array]]:
-    """The inputs, zero where they do not count, and the function from them to the last outputs that do."""
+    """The inputs, zero at masked steps, and the function from them to the outputs of the last step that counts."""
     if not isinstance(network, Network):
         _checks.check_cell(network, Cell, "network")
         network = Layer(network)
@@ -191,13 +195,13 @@ def _last_output(
     last = _last_step(inputs, lengths, mask)
     valid = valid_steps(inputs.shape[0], inputs.shape[1:-1], lengths=lengths, mask=mask)
     if valid is not None:
-        inputs = select(valid, inputs, jnp.zeros_like(inputs))  # NaN in the padding times a gradient of zero is NaN
+        inputs = select(valid, inputs, jnp.zeros_like(inputs))  # NaN in the padding times a zero gradient is NaN
 
-    def last_output(xs: Array) -> Array:
+    def output_at_last_step(xs: Array) -> Array:
         _, ys = network.apply(params, xs, carry, **options)
         return jnp.take_along_axis(ys, jnp.maximum(last, 0)[None, ..., None], axis=0)[0]
 
-    return inputs, last_output
+    return inputs, output_at_last_step
 
 
 def _last_step(xs: Array, lengths: ArrayLike | None, mask: ArrayLike | None) -> Int[Array, "*batch"]:

@@ -1,7 +1,7 @@
-"""How a step stretches and turns the carry: its Jacobian, their largest singular values, Lyapunov exponents.
+"""How a step stretches and turns the carry: its Jacobian, largest singular values, Lyapunov exponents.
 
-The carry is taken as one vector of S numbers, its parts side by side: h of an RNN or GRU (S = H), h and then c of an
-LSTM (S = 2H). All is computed in at least float32.
+Here the carry is one vector of S numbers, its parts side by side: h of an RNN or GRU (S = H), h and then c of an LSTM
+(S = 2H). Everything is computed in at least float32.
 """
 
 from functools import partial
@@ -12,8 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Params, advance, at_least_float32, cast, compute_dtype
+from jaxlstm._arrays import select
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
+from jaxlstm._step import Carry, Inputs, Params, masked_step
 from jaxlstm._unroll import valid_steps
 from jaxlstm.inspect._flat import flatten, size_of, unflatten
 from jaxlstm.inspect._trace import trace
@@ -29,7 +31,7 @@ def step_jacobians(
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
 ) -> Float[Array, "T *batch S S"]:
-    """The Jacobian of every step in the carry, on the way that the carries take.
+    """The Jacobian of every step in the carry, at the carries of the run.
 
         J_t = d carry_t / d carry_{t-1}        J_t[a, b] = d carry_t[a] / d carry_{t-1}[b]
 
@@ -152,7 +154,9 @@ def _jacobians(cell: Cell, params: Params, xs: Float[Array, "*lead I"], before: 
 
     def jacobian(x: Array, before: Carry) -> Array:
         def step(flat: Array) -> Array:
-            return flatten(advance(cell, params, unflatten(flat, before), cell.project(params, x)))
+            inputs = Inputs(x, None, None, None)
+            carry = unflatten(flat, before)
+            return flatten(masked_step(cell, params, carry, carry, inputs)[0])
 
         return jax.jacfwd(step)(flatten(before))
 

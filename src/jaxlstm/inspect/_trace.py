@@ -1,63 +1,72 @@
-"""All that a cell computes on its way through a sequence, seen through `unroll` itself.
+"""Everything that a cell or a network computes on its way through a sequence, from one run of `unroll`.
 
-`unroll` shows one array a step, what `readout` gives. So a cell is run once as it is, and once for each part of its
-carry, with a readout that shows that part: each time through the loop that any cell has, whose numbers these are. The
-gates then follow for all steps at once, from the carry that each step was given.
+The cells run with a readout that returns y and the carry. The gates of all steps are then computed at once from the
+carry that each step was given.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool
 
-from jaxlstm._scan import select
-from jaxlstm._types import Carry, Cell, Key, Params, at_least_float32, cast, cast_like, compute_dtype, fit
+from jaxlstm import _checks
+from jaxlstm._arrays import select
+from jaxlstm._cell import C, Cell, P
+from jaxlstm._dtypes import at_least_float32, cast, cast_like, compute_dtype
+from jaxlstm._layers import Bidirectional
+from jaxlstm._network import Network, Options
+from jaxlstm._random import Key, times
+from jaxlstm._sharding import match_varying, with_automatic_axes
+from jaxlstm._stack import Stack
+from jaxlstm._step import Carry, Inputs, Output, Params, apply_reset, draw_noise, preactivations
 from jaxlstm._unroll import unroll, valid_steps
-from jaxlstm.cells._gates import gates_of
+from jaxlstm._wrapper import CellWrapper
 
 
-class Trace(NamedTuple):
-    """A run, time first, in the named tuples of its cell: what is ``[*batch, H]`` at a step is ``[T, *batch, H]``."""
+class Trace(NamedTuple, Generic[C]):
+    """A run of a cell, time first, in its named tuples: ``[*batch, H]`` at a step is ``[T, *batch, H]`` here."""
 
-    ys: Float[Array, "T *batch O"]  # the outputs; zeros at steps that do not count
-    carry: Carry  # after each step; held at steps that do not count
-    before: Carry  # the carry that each step was given, after a reset
-    gates: Any  # Gates(i, f, g, o), GRUGates(r, z, n), or None for a cell that names none; zeros as in ys
+    ys: Output  # the outputs; zeros at masked steps
+    carry: C  # after each step; held at masked steps
+    before: C  # the carry that each step was given, after a reset
+    gates: Any  # Gates(i, f, g, o), GRUGates(r, z, n), ..., or None for a cell that names none; zeros at masked steps
 
 
 def trace(
-    cell: Cell,
-    params: Params,
+    network: Network[P, C] | Cell[P, C],
+    params: P,
     xs: ArrayLike,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
     reverse: bool = False,
-) -> tuple[Carry, Trace]:
-    """Run a cell over a sequence as `unroll` does, and show every gate, candidate and carry.
-
-    The arguments are those of `unroll` without a key: the cell is seen as it is in evaluation. For layers on top of
-    each other, the ``ys`` of one trace are the xs of the next.
+    key: Key | None = None,
+    start: ArrayLike = 0,
+) -> tuple[C, Any]:
+    """Run a cell or a network over a sequence as `unroll` does, and record every gate, candidate and carry.
 
     Args:
-      cell: the recurrence. Its gates have names if it has a method `gates`, which its `transition` calls.
+      network: the cell or network. Gates are recorded of cells that have a method `gates`.
       params: its params.
       xs: inputs ``[T, *batch, I]``.
-      carry: the carry before the first step; None means the cell's own.
+      carry: the carry before the first step; None means the network's own.
       lengths: integers ``[*batch]``: only the first steps count.
       mask: bool ``[T, *batch]``: False skips the step.
       reset: bool ``[T, *batch]``: True where a new sequence begins.
-      reverse: run from the last step to the first.
+      reverse: for a cell, run from the last step to the first. The layers of a network have their own direction.
+      key: a PRNG key for what is drawn in training; None means evaluation.
+      start: the absolute time of ``xs[0]``.
 
     Returns:
-      ``(carry, trace)``: the carry after the last step, and a `Trace`. That carry and the ys are those of `unroll`, bit
-      for bit where both are jitted; the carries of all steps are what the same loop reads out.
+      ``(carry, trace)``: the carry after the last step, and for a cell or a `Layer` a `Trace`. For a `Bidirectional` it
+      is a pair (forward, backward) of traces, for a `Stack` a tuple with what each layer gives, bottom first.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -71,87 +80,126 @@ def trace(
     >>> bool(jnp.allclose(seen.carry.c, gates.f * seen.before.c + gates.i * gates.g))
     True
     """
-    run = partial(unroll, lengths=lengths, mask=mask, reset=reset, reverse=reverse)
-    last, ys = run(cell, params, xs, carry)
-    parts, structure = jax.tree.flatten(last)
-    parts = [run(ShowingCell(cell, part), params, xs, carry)[1] for part in range(len(parts))]
+    traces: list[Trace] = []
 
+    def run_cell(cell: Cell, params: Params, xs: ArrayLike, carry: Carry | None, **options: Any) -> tuple[Carry, Array]:
+        carry, seen = _trace_cell(cell, params, xs, carry, **options)
+        traces.append(seen)
+        return carry, seen.ys
+
+    start = _checks.start_array(start)
+    if isinstance(network, Network):
+        if reverse:
+            _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
+        xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+        options = Options(lengths, mask, reset, key, start, unroll=1, remat=None, project_first=None)
+        after, _ = network._apply(params, xs, carry, options, run_cell)
+        return after, _nest(network, iter(traces))
+    _checks.check_cell(network, Cell, "network")
+    options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse, "key": key, "start": start}
+    after, _ = run_cell(network, params, xs, carry, **options)
+    return after, traces[0]
+
+
+def _nest(network: Network, traces: Iterator[Trace]) -> Any:
+    """The traces of a network's cells, in the order they ran, nested as its layers are."""
+    if isinstance(network, Stack):
+        return tuple(_nest(layer, traces) for layer in network.layers)
+    return (next(traces), next(traces)) if isinstance(network, Bidirectional) else next(traces)
+
+
+def _trace_cell(
+    cell: Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Carry | None,
+    *,
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
+    reset: ArrayLike | None,
+    reverse: bool,
+    key: Key | None,
+    start: Array,
+    **loop: Any,
+) -> tuple[Carry, Trace]:
+    options = {"lengths": lengths, "mask": mask, "reset": reset, "key": key, "start": start}
+    last, shown = unroll(ShowCarry(cell), params, xs, carry, reverse=reverse, **options, **loop)
     xs = jnp.asarray(xs)
-    steps, *batch, input_size = xs.shape
-    params, initial = fit(cell, params, tuple(batch), input_size, xs.dtype, "xs")
-    first = initial if carry is None else cast_like(jax.tree.map(jnp.asarray, carry), initial)
-    valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
-    valid = jnp.ones((steps, *batch), bool) if valid is None else valid
+    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
+    valid = jnp.ones(xs.shape[:-1], bool) if valid is None else valid
     reset = jnp.zeros_like(valid) if reset is None else jnp.asarray(reset)
-    carries, before = _hold(structure.unflatten(parts), valid, reset, initial, first, reverse=reverse)
-    return last, Trace(ys, carries, before, _gates(cell, params, xs, before, valid))
+    params, carry = jax.tree.map(jnp.asarray, (params, carry))
+    return last, _complete(params, xs, carry, shown, valid, reset, key, start, cell=cell, reverse=reverse)
 
 
-@dataclass(frozen=True)
-class ShowingCell(Cell):
-    """A cell whose output is a part of its carry: which one, in the order of its leaves."""
+class Shown(NamedTuple):
+    """The outputs of a cell, and its carries after each step."""
 
-    cell: Cell
-    part: int
-
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> Params:
-        """The params of the cell inside."""
-        return self.cell.init(key, input_size, dtype=dtype)
-
-    def init_carry(self, params: Params, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Carry:
-        """The carry of the cell inside."""
-        return self.cell.init_carry(params, batch_shape, dtype=dtype)
-
-    def project(self, params: Params, x: Array) -> Array:
-        """zx of the cell inside."""
-        return self.cell.project(params, x)
-
-    def recur(self, params: Params, carry: Carry) -> Array:
-        """zh of the cell inside."""
-        return self.cell.recur(params, carry)
-
-    def transition(self, params: Params, zx: Array, zh: Array, carry: Carry) -> Carry:
-        """The carry after a step of the cell inside."""
-        return self.cell.transition(params, zx, zh, carry)
-
-    def readout(self, params: Params, carry: Carry) -> Array:
-        """The part of the carry."""
-        return jax.tree.leaves(carry)[self.part]
+    y: Any
+    carry: Carry
 
 
-@partial(jax.jit, static_argnames="reverse")
-def _hold(
-    after: Carry,
+@dataclass(frozen=True, repr=False)
+class ShowCarry(CellWrapper[P, C]):
+    """A cell whose output is `Shown`."""
+
+    cell: Cell[P, C]
+
+    def readout(self, params: P, carry: C) -> Shown:
+        """y of the cell inside, and its carry."""
+        return Shown(self.cell.readout(params, carry), carry)
+
+
+@partial(jax.jit, static_argnames=("cell", "reverse"))
+def _complete(
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    shown: Shown,
     valid: Bool[Array, "T *batch"],
     reset: Bool[Array, "T *batch"],
-    initial: Carry,
-    first: Carry,
+    key: Key | None,
+    start: Array,
     *,
+    cell: Cell,
     reverse: bool,
+) -> Trace:
+    """The trace of a run whose outputs and carries are zero at masked steps: carries held there, and the gates."""
+
+    def complete(params: Params, xs: Array, carry: Carry | None, shown: Shown, valid: Array, reset: Array) -> Any:
+        dtype, batch_shape = compute_dtype(params, xs.dtype), xs.shape[1:-1]
+        params = cast(params, dtype)
+        initial = cell.init_carry(params, batch_shape, dtype=dtype)
+        first = initial if carry is None else cast_like(carry, initial)
+        initial, first = match_varying((initial, first), params, xs, shown, valid, reset)
+        carries, before = _hold(shown.carry, valid, reset, initial, first, reverse=reverse)
+        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
+        inputs = Inputs(select(valid, xs, jnp.zeros_like(xs)).astype(dtype), None, None, noise)
+        gates = jax.vmap(partial(_gates, cell, params))(before, inputs)
+        return (), (carries, before, select(valid, gates, jax.tree.map(jnp.zeros_like, gates)))
+
+    divided = with_automatic_axes(complete, xs.ndim - 2)
+    _, (carries, before, gates) = divided(params, xs, carry, shown, valid, reset)
+    return Trace(shown.y, carries, before, gates)
+
+
+def _hold(
+    after: Carry, valid: Array, reset: Array, initial: Carry, first: Carry, *, reverse: bool
 ) -> tuple[Carry, Carry]:
-    """The carries after and before each step, held and reset: of what `unroll` gives, which has zeros there."""
+    """The carries after and before each step, held at masked steps and reset."""
     edges = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])]) if reverse else reset
 
     def step(carry: Carry, now: tuple[Carry, Array, Array]) -> tuple[Carry, tuple[Carry, Carry]]:
         after, valid, edge = now
-        before = select(edge, initial, carry)
+        before = apply_reset(Inputs(valid, valid, edge, None), initial, carry)
         carry = select(valid, after, before)
         return carry, (carry, before)
 
     return jax.lax.scan(step, first, (after, valid, edges), reverse=reverse)[1]
 
 
-@partial(jax.jit, static_argnames="cell")
-def _gates(
-    cell: Cell, params: Params, xs: Float[Array, "T *batch I"], before: Carry, valid: Bool[Array, "T *batch"]
-) -> Any:
-    """The gates of every step that counts, zeros elsewhere."""
-    dtype = compute_dtype(params, xs.dtype)
-    params = cast(params, dtype)
-
-    def gates(x: Array, before: Carry) -> Any:
-        zx, zh = cell.project(params, x), cell.recur(params, before)
-        return gates_of(cell, *cast((params, zx, zh, before), at_least_float32(dtype)))
-
-    every = jax.vmap(gates)(xs.astype(dtype), before)
-    return select(valid, every, jax.tree.map(jnp.zeros_like, every))
+def _gates(cell: Cell, params: Params, before: Carry, inputs: Inputs) -> Any:
+    """The gates of one step."""
+    z = preactivations(cell, params, before, inputs)
+    noise = () if inputs.noise is None else (inputs.noise,)
+    return cell.gates(*cast((params, z, before), at_least_float32(inputs.x.dtype)), *noise)

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 
 from jaxlstm import _checks
+from jaxlstm._cell import Cell
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Params
+from jaxlstm._step import Params
 
 
 def check_network(network: Any, params: Params) -> int:

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm import _checks, _init
-from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._cell import Cell
+from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
-from jaxlstm._types import Cell
+from jaxlstm._stack import Stack
 from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell, Zoneout
 from jaxlstm.interop._onnx_operators import OnnxFunction
 

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from jaxlstm import _checks
+from jaxlstm._cell import Cell
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Params
+from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
 from jaxlstm.interop import _nest, _tensors
 from jaxlstm.interop._nest import Dialect, LayerName

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from jaxlstm import _checks
 from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
-from jaxlstm._types import Carry, Params
+from jaxlstm._step import Carry, Params
 from jaxlstm.interop._onnx_cells import carries, cells, params
 from jaxlstm.interop._onnx_constants import constants
 from jaxlstm.interop._onnx_node import Node, read_node

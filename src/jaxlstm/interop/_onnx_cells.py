@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxlstm._types import Carry, Cell, Params, RNNCarry
+from jaxlstm._cell import Cell, RNNCarry
+from jaxlstm._step import Carry, Params
 from jaxlstm.cells import (
     GRUCell,
     GRUParams,

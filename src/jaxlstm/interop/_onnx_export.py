@@ -6,9 +6,12 @@ import jax
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import compute_dtype
+from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Params, compute_dtype
+from jaxlstm._stack import Stack
+from jaxlstm._step import Params
 from jaxlstm.interop._arguments import check_network
 from jaxlstm.interop._onnx import library
 from jaxlstm.interop._onnx_graph import Graph

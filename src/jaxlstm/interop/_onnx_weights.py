@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm._types import Cell, Params
+from jaxlstm._cell import Cell
+from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
 from jaxlstm.interop._onnx_operators import OPERATORS, OnnxFunction, numbers_of, onnx_function
 

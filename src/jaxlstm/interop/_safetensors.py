@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm._types import Params
+from jaxlstm._step import Params
 
 _CHECKSUM = "sha256"
 _DTYPES = {

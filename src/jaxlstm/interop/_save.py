@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm import _checks
+from jaxlstm._cell import Cell
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Params
+from jaxlstm._step import Params
 from jaxlstm.interop._arguments import check_network, template
 from jaxlstm.interop._description import from_text, to_text
 from jaxlstm.interop._safetensors import opened, read, tensor_name, tensors_of, write

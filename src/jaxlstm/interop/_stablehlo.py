@@ -9,9 +9,11 @@ from jax import export as jax_export
 from jaxtyping import Array
 
 from jaxlstm import _checks
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import compute_dtype
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network
-from jaxlstm._types import Carry, Cell, Params, compute_dtype
+from jaxlstm._step import Carry, Params
 from jaxlstm.interop._arguments import check_network
 from jaxlstm.interop._safetensors import write_bytes
 

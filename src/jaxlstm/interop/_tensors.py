@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import _checks
+from jaxlstm._cell import Cell
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Params
+from jaxlstm._step import Params
 from jaxlstm.interop import _safetensors
 from jaxlstm.interop._arguments import check_network
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm._layers import Bidirectional, Layer, Stack
+from jaxlstm._cell import Cell
+from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Params
+from jaxlstm._stack import Stack
+from jaxlstm._step import Params
 from jaxlstm.cells import (
     GRUCell,
     GRUParams,

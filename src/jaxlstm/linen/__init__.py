@@ -19,7 +19,7 @@ from flax.linen import (
     SimpleCell,
 )
 
-from jaxlstm._wrappers._network import last_output
+from jaxlstm._layers import last_output
 from jaxlstm.linen._layers import GRU, LSTM, SimpleRNN
 from jaxlstm.linen._rnn import RNN, Bidirectional
 

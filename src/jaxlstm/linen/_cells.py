@@ -7,25 +7,26 @@ import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array
 
-from jaxlstm._types import Cell, Params
-from jaxlstm._wrappers._cells import MGUCell, ResidualRNNCell
+from jaxlstm._cell import Cell
+from jaxlstm._step import Params
+from jaxlstm._wrappers._cells import ResidualRNNCell
 from jaxlstm._wrappers._sequence import is_static
-from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
+from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, MGUCell, MGUParams, RNNCell, RNNParams
 
 Gates = Mapping[str, Mapping[str, Array]]  # {"ii": {"kernel": ...}, "hi": {"kernel": ..., "bias": ...}, ...}
 
 
-class Fit(NamedTuple):
+class CoreForm(NamedTuple):
     """How one of Flax's cells runs on the core."""
 
     names: frozenset[str]  # of its params
     pack: Callable[[Any, Gates], tuple[Cell, Params]]  # the module and its params -> the core's cell and params
 
 
-def fit(cell: linen.RNNCellBase) -> Fit | None:
+def core_form(cell: linen.RNNCellBase) -> CoreForm | None:
     """How the core runs this cell; None for one that it does not know, a subclass of Flax's cells included."""
     functions = [getattr(cell, name) for name in ("gate_fn", "activation_fn") if hasattr(cell, name)]
-    return _FITS.get(type(cell)) if all(map(_is_plain, functions)) else None
+    return _CORE_FORMS.get(type(cell)) if all(map(_is_plain, functions)) else None
 
 
 def _is_plain(function: object) -> bool:
@@ -53,7 +54,7 @@ def _gru(cell: linen.GRUCell, gates: Gates) -> tuple[Cell, Params]:
 
 def _mgu(cell: linen.MGUCell, gates: Gates) -> tuple[Cell, Params]:
     w_hh = _beside(gates, "hf hn", "kernel")
-    params = GRUParams(
+    params = MGUParams(
         w_ih=_beside(gates, "if in", "kernel"),
         w_hh=w_hh,
         b=_beside(gates, "if in", "bias"),
@@ -74,11 +75,11 @@ def _beside(gates: Gates, names: str, what: str) -> Array:
     return jnp.concatenate([gates[name][what] for name in names.split()], axis=-1)
 
 
-_LSTM = Fit(frozenset(["ii", "if", "ig", "io", "hi", "hf", "hg", "ho"]), _lstm)
-_FITS = {
+_LSTM = CoreForm(frozenset(["ii", "if", "ig", "io", "hi", "hf", "hg", "ho"]), _lstm)
+_CORE_FORMS = {
     linen.LSTMCell: _LSTM,
     linen.OptimizedLSTMCell: _LSTM,
-    linen.GRUCell: Fit(frozenset(["ir", "iz", "in", "hr", "hz", "hn"]), _gru),
-    linen.MGUCell: Fit(frozenset(["if", "in", "hf", "hn"]), _mgu),
-    linen.SimpleCell: Fit(frozenset(["i", "h"]), _simple),
+    linen.GRUCell: CoreForm(frozenset(["ir", "iz", "in", "hr", "hz", "hn"]), _gru),
+    linen.MGUCell: CoreForm(frozenset(["if", "in", "hf", "hn"]), _mgu),
+    linen.SimpleCell: CoreForm(frozenset(["i", "h"]), _simple),
 }

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array
 
-from jaxlstm._types import Cell
+from jaxlstm._cell import Cell
 from jaxlstm._wrappers import _network
 from jaxlstm.linen._recurrent import Recurrent
 

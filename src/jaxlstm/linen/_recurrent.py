@@ -7,8 +7,10 @@ from flax import linen
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from jaxlstm._layers import Stack
-from jaxlstm._types import Carry, Cell, Key
+from jaxlstm._cell import Cell
+from jaxlstm._random import Key
+from jaxlstm._stack import Stack
+from jaxlstm._step import Carry
 from jaxlstm._wrappers import _network
 
 
@@ -69,7 +71,7 @@ class Recurrent(linen.Module):
         drops = _network.is_random(network) and not linen.merge_param(
             "deterministic", self.deterministic, deterministic
         )
-        return _network.run(
+        return _network.apply_network(
             network,
             params,
             inputs,
@@ -93,7 +95,7 @@ class Recurrent(linen.Module):
 
     @linen.nowrap
     def _network(self) -> Stack:
-        return _network.network(
+        return _network.build_network(
             self._cell(),
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,

@@ -113,11 +113,11 @@ def _run(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[
     """The last carry, and the outputs in the order of the inputs."""
     if not rnn.zero_padding and (call.mask is not None or call.reset is not None):
         _checks.reject("zero_padding", "True where mask or reset is given", False)
-    fit = _cells.fit(rnn.cell) if _scans_plainly(rnn) else None
+    form = _cells.core_form(rnn.cell) if _scans_plainly(rnn) else None
     starts_at_zero = getattr(rnn.cell, "carry_init", None) is linen.initializers.zeros_init()
     pads = rnn.zero_padding or call.seq_lengths is None
-    if fit and pads and (steps.reset is None or starts_at_zero):
-        cell, params = fit.pack(rnn.cell, _params(rnn.cell, fit.names, carry, steps))
+    if form and pads and (steps.reset is None or starts_at_zero):
+        cell, params = form.pack(rnn.cell, _params(rnn.cell, form.names, carry, steps))
         options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
         return on_core(cell, params, steps, carry, dtype=rnn.cell.dtype, **options)
     if rnn.remat:

@@ -11,7 +11,7 @@ except ImportError as error:
 
 from flax.nnx import RNNCellBase
 
-from jaxlstm._wrappers._network import last_output
+from jaxlstm._layers import last_output
 from jaxlstm.nnx._cells import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
 from jaxlstm.nnx._layers import GRU, LSTM, SimpleRNN
 from jaxlstm.nnx._rnn import RNN, Bidirectional

@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm import cells as core
-from jaxlstm._types import Cell, Params, RNNCarry
+from jaxlstm._cell import Cell, RNNCarry
+from jaxlstm._step import Params
 from jaxlstm._wrappers._cells import ResidualRNNCell
 from jaxlstm._wrappers._sequence import is_static
 
@@ -84,18 +85,18 @@ class GRUCell(_ZerosNeedNoKey, nnx.GRUCell):
         zx, zh = self.dense_i(inputs), self.dense_h(carry)
         zh = zh.at[..., -self.hidden_features :].add(self.b_hn[...].astype(zh.dtype))
         cell, params = _gru(self)
-        h = cell.transition(params, zx, zh, RNNCarry(h=carry)).h
+        h = cell.transition(params, cell.combine(zx, zh), RNNCarry(h=carry)).h
         return h, h
 
 
 def starts_at_zero(cell: Any) -> bool:
     """Whether the cell is one of Flax's or of these, and its carry begins as zeros."""
-    return type(cell) in _FITS and _is_zeros(cell.carry_init)
+    return type(cell) in _CORE_FORMS and _is_zeros(cell.carry_init)
 
 
-def fit(cell: Any) -> tuple[Cell, Params, Any] | None:
+def core_form(cell: Any) -> tuple[Cell, Params, Any] | None:
     """The core's cell and params for this one, and its dtype; None for one not known, a subclass included."""
-    pack = _FITS.get(type(cell))
+    pack = _CORE_FORMS.get(type(cell))
     if pack is None:
         return None
     functions = [getattr(cell, name) for name in ("gate_fn", "activation_fn") if hasattr(cell, name)]
@@ -152,7 +153,7 @@ def _beside(*params: Any) -> Array:
     return jnp.concatenate([param[...] for param in params], axis=-1)
 
 
-_FITS = {
+_CORE_FORMS = {
     nnx.LSTMCell: _lstm,
     LSTMCell: _lstm,
     nnx.OptimizedLSTMCell: _optimized_lstm,

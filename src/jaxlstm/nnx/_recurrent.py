@@ -7,7 +7,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._types import Carry, Cell, Key
+from jaxlstm._cell import Cell
+from jaxlstm._random import Key
+from jaxlstm._step import Carry
 from jaxlstm._wrappers import _network
 
 
@@ -33,7 +35,7 @@ class Recurrent(nnx.Module):
     ) -> None:
         _checks.check_size("in_features", in_features)
         _network.check_options(dtype, param_dtype, remat)
-        self.network = _network.network(
+        self.network = _network.build_network(
             cell,
             num_layers=num_layers,
             bidirectional=bidirectional,
@@ -84,7 +86,7 @@ class Recurrent(nnx.Module):
         _network.check_inputs(inputs, self.in_features)
         deterministic = self.deterministic if deterministic is None else deterministic
         drops = _network.is_random(self.network) and not deterministic
-        return _network.run(
+        return _network.apply_network(
             self.network,
             _as_dict(self),
             inputs,

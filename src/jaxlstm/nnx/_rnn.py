@@ -152,11 +152,11 @@ def _run(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[
     """The last carry, and the outputs in the order of the inputs."""
     if not rnn.zero_padding and (call.mask is not None or call.reset is not None):
         _checks.reject("zero_padding", "True where mask or reset is given", False)
-    fit = _cells.fit(rnn.cell) if rnn.scans_plainly else None
+    form = _cells.core_form(rnn.cell) if rnn.scans_plainly else None
     pads = rnn.zero_padding or call.seq_lengths is None
-    if fit and pads and (steps.reset is None or _cells.starts_at_zero(rnn.cell)):
+    if form and pads and (steps.reset is None or _cells.starts_at_zero(rnn.cell)):
         options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
-        cell, params, dtype = fit
+        cell, params, dtype = form
         return on_core(cell, params, steps, carry, dtype=dtype, **options)
     if rnn.remat:
         _checks.reject("remat", "None where the cell is scanned as in Flax (see flax.nnx.remat)", rnn.remat)

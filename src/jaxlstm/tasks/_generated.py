@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlstm._layers import Stack
+from jaxlstm._cell import Cell
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Key
+from jaxlstm._random import Key
+from jaxlstm._stack import Stack
 from jaxlstm.tasks._model import ModelParams, dropout, last_output, linear
 from jaxlstm.tasks._task import Problem, Recipe
 from jaxlstm.training._filling import filled

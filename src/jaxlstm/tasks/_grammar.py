@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxlstm._types import Key
+from jaxlstm._random import Key
 
 ALPHABET = "BTPSXVE"
 START = "start"

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlstm._types import Key
+from jaxlstm._random import Key
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, share
 from jaxlstm.tasks._task import Problem, Recipe, Task

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlstm._arrays import select
 from jaxlstm._network import Network
-from jaxlstm._scan import select
-from jaxlstm._types import Key, Params
+from jaxlstm._random import Key
+from jaxlstm._step import Params
 
 
 class HeadParams(NamedTuple):

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxlstm._network import Network
-from jaxlstm._types import Carry, Key
+from jaxlstm._random import Key
+from jaxlstm._step import Carry
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._task import CELLS, Problem, Recipe
 from jaxlstm.training import TrainState, init_state

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxlstm import _checks, interop
-from jaxlstm._types import Params
+from jaxlstm._step import Params
 from jaxlstm.tasks._task import Recipe
 from jaxlstm.training import CheckpointError
 

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
-from jaxlstm._types import Carry, Key
+from jaxlstm._random import Key
+from jaxlstm._step import Carry
 from jaxlstm.tasks import _text
 from jaxlstm.tasks._text_model import indices, load_text
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import _checks
+from jaxlstm._cell import Cell
 from jaxlstm._init import chrono
 from jaxlstm._network import Network
-from jaxlstm._types import Cell
 from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
 from jaxlstm.tasks._model import ModelParams
 

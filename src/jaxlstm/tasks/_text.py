@@ -24,9 +24,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from jaxlstm._layers import Stack
+from jaxlstm._cell import Cell
 from jaxlstm._network import Network
-from jaxlstm._types import Carry, Cell, Key
+from jaxlstm._random import Key
+from jaxlstm._stack import Stack
+from jaxlstm._step import Carry
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._run import RunError

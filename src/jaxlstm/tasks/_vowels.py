@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from jaxlstm._layers import Bidirectional, Stack
+from jaxlstm._cell import Cell
+from jaxlstm._layers import Bidirectional
 from jaxlstm._network import Network
-from jaxlstm._types import Cell, Key
+from jaxlstm._random import Key
+from jaxlstm._stack import Stack
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._data import accuracy, epochs
 from jaxlstm.tasks._model import ModelParams, dropout, linear, max_pool

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxlstm import _checks
-from jaxlstm._types import Params
+from jaxlstm._step import Params
 from jaxlstm.training._state import check_optimizer
 
 

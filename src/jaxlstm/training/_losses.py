@@ -7,8 +7,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._scan import select
-from jaxlstm._types import at_least_float32
+from jaxlstm._arrays import select
+from jaxlstm._dtypes import at_least_float32
 
 
 def masked_mean(values: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, ""]:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from jaxlstm import _checks
-from jaxlstm._types import Params
+from jaxlstm._step import Params
 from jaxlstm.training._filling import Filling, batch_axes
 from jaxlstm.training._state import TrainState
 

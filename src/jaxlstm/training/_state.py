@@ -8,7 +8,8 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxlstm import _checks
-from jaxlstm._types import Carry, Key, Params
+from jaxlstm._random import Key
+from jaxlstm._step import Carry, Params
 
 
 class TrainState(NamedTuple):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxlstm import _checks
-from jaxlstm._types import Carry, Params
+from jaxlstm._step import Carry, Params
 from jaxlstm.training._guard import skipped
 from jaxlstm.training._mesh import MeshStep, Specs, check_mesh
 from jaxlstm.training._state import TrainState, check_optimizer

@@ -1,0 +1,39 @@
+"""Which dtype things are computed in, and casts of trees of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxlstm import _checks
+
+
+def compute_dtype(tree: Any, *dtypes: DTypeLike) -> jnp.dtype:
+    """The dtype that the arrays of a tree and other dtypes promote to, under strict promotion too."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(tree)), *dtypes)
+
+
+def carry_dtype(params: Any, dtype: DTypeLike | None) -> jnp.dtype:
+    """The dtype of a new carry: the one given, else that of the params."""
+    if dtype is None:
+        return compute_dtype(params)
+    _checks.check_dtype(dtype)
+    return jnp.dtype(dtype)
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """float32 for 16-bit dtypes, else the dtype itself: what gates and cell states are computed in."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
+
+
+def cast(tree: Any, dtype: DTypeLike) -> Any:
+    """Every floating-point leaf in this dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """Every leaf in the dtype of its counterpart."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)

@@ -1,0 +1,147 @@
+"""Layers on top of each other, with dropout between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from jaxlstm import _checks
+from jaxlstm._cell import Cell
+from jaxlstm._layers import Layer
+from jaxlstm._network import Network, Options, RunCell, StepOptions
+from jaxlstm._random import Key, draw_at, split_keys, times
+from jaxlstm._step import Carry, Output, Params
+from jaxlstm._unroll import unroll
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
+    """Layers on top of each other, each reading the ys of the one below.
+
+    Args:
+      layers_or_cells: bottom first; a cell becomes a `Layer`.
+      dropout: with a `key` in ``apply`` or ``step``, the probability that a unit between layers is zeroed. The others
+        are divided by 1 - dropout (Srivastava et al. 2014; Zaremba et al. 2014: not on the recurrence, not after the
+        last layer). Without a key nothing is dropped. The draw for step t comes from ``start + t``.
+      layers: the layers as a tuple, in place of `layers_or_cells`. This is what `dataclasses.replace` gives.
+
+    >>> network = jl.Stack(jl.Bidirectional(jl.LSTMCell(8)), jl.LSTMCell(4), dropout=0.5)
+    >>> params = network.init(jax.random.key(0), input_size=3)
+    >>> carry, ys = network.apply(params, jnp.ones((5, 2, 3)), key=jax.random.key(1))
+    >>> ys.shape, len(carry)
+    ((5, 2, 4), 2)
+    """
+
+    layers: tuple[Network, ...]
+    dropout: float
+
+    def __init__(
+        self, *layers_or_cells: Network | Cell, dropout: int | float = 0.0, layers: tuple[Network | Cell, ...] = ()
+    ) -> None:
+        if layers_or_cells and layers:
+            _checks.reject("layers", "none beside layers_or_cells", layers)
+        layers = layers_or_cells or layers
+        if not layers:
+            _checks.reject("layers_or_cells", "at least one cell or layer", "none")
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Network):
+                _checks.check_cell(layer, Cell, f"layers_or_cells[{index}]")
+        self._set(
+            layers=tuple(Layer(layer) if isinstance(layer, Cell) else layer for layer in layers),
+            dropout=_checks.check_rate("dropout", dropout),
+        )
+
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(map(repr, self.layers))}, dropout={self.dropout})"
+
+    @property
+    def output_size(self) -> int:
+        """O, the features of the last layer's ys."""
+        return self.layers[-1].output_size
+
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> tuple[Any, ...]:
+        """A tuple of each layer's params, bottom first."""
+        _checks.check_init(key, input_size, dtype)
+        sizes = (input_size, *(layer.output_size for layer in self.layers[:-1]))
+        keys = jax.random.split(key, len(self.layers))
+        return tuple(layer.init(k, size, dtype=dtype) for layer, k, size in zip(self.layers, keys, sizes, strict=True))
+
+    def init_carry(
+        self, params: tuple[Any, ...], batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
+    ) -> tuple[Any, ...]:
+        """A tuple of each layer's carry, bottom first."""
+        _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
+        return tuple(
+            layer.init_carry(p, batch_shape, dtype=dtype) for layer, p in zip(self.layers, params, strict=True)
+        )
+
+    def _apply(
+        self,
+        params: tuple[Any, ...],
+        xs: Array,
+        carry: tuple[Any, ...] | None,
+        options: Options,
+        run_cell: RunCell = unroll,
+    ) -> tuple[tuple[Any, ...], Output]:
+        carries = (None,) * len(self.layers) if carry is None else carry
+
+        def run(layer: Network, params: Params, xs: Array, carry: Carry | None, key: Key | None) -> tuple[Carry, Array]:
+            return layer._apply(params, xs, carry, options._replace(key=key), run_cell)
+
+        def drop(key: Key, ys: Array) -> Array:
+            keep = jax.vmap(lambda time: self._keep(key, time, ys.shape[1:]))(times(options.start, ys.shape[0]))
+            return self._drop(ys, keep)
+
+        return self._through_layers(params, xs, carries, options.key, run, drop)
+
+    def _step(
+        self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Array, options: StepOptions
+    ) -> tuple[tuple[Any, ...], Output]:
+        def run(layer: Network, params: Params, x: Array, carry: Carry, key: Key | None) -> tuple[Carry, Array]:
+            return layer._step(params, carry, x, options._replace(key=key))
+
+        def drop(key: Key, y: Array) -> Array:
+            return self._drop(y, self._keep(key, options.start, y.shape))
+
+        return self._through_layers(params, x, carry, options.key, run, drop)
+
+    def _through_layers(
+        self,
+        params: tuple[Any, ...],
+        inputs: Array,
+        carry: tuple[Any, ...],
+        key: Key | None,
+        run: Callable[..., tuple[Carry, Any]],
+        drop: Callable[[Key, Array], Array],
+    ) -> tuple[tuple[Any, ...], Any]:
+        """Run each layer on what the layer below gave, with dropout between them: the carries, and the last outputs."""
+        depth = len(self.layers)
+        _checks.check_tuple("params", params, depth, "one per layer, bottom first")
+        _checks.check_tuple("carry", carry, depth, "one per layer, bottom first")
+        layer_keys, dropout_keys = split_keys(key, depth), split_keys(key, depth, offset=depth)
+        outputs, after = inputs, []
+        for index, layer in enumerate(self.layers):
+            if index and not isinstance(outputs, Array):
+                name = f"layers_or_cells[{index - 1}]"
+                _checks.reject(name, "one array as its output, for the layer above", _checks.describe(outputs))
+            dropout_key = dropout_keys[index]
+            if index and self.dropout and dropout_key is not None:
+                outputs = drop(dropout_key, outputs)
+            layer_after, outputs = run(layer, params[index], outputs, carry[index], layer_keys[index])
+            after.append(layer_after)
+        return tuple(after), outputs
+
+    def _keep(self, key: Key, time: Array, shape: tuple[int, ...]) -> Array:
+        """Which units are kept at this absolute time."""
+
+        def draw(key: Key, time: Array) -> Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, time), 1 - self.dropout, shape)
+
+        return draw_at(draw, key, time)
+
+    def _drop(self, ys: Array, keep: Array) -> Array:
+        return jnp.where(keep, ys / (1 - self.dropout), jnp.zeros_like(ys))

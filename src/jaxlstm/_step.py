@@ -1,0 +1,99 @@
+"""One step of a cell, composed in one place, for `Cell.step`, the loop, the derivative rule and `inspect`."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxlstm import _checks
+from jaxlstm._arrays import select
+from jaxlstm._dtypes import at_least_float32, cast, cast_like
+from jaxlstm._random import Key, draw_at
+
+if TYPE_CHECKING:
+    from jaxlstm._cell import Cell
+
+    Output = Array  # an editor is told the usual case
+else:
+    Cell = Any
+    Output = PyTree[Float[Array, "..."]]  # a readout may return any tree of arrays
+
+Params = Any  # params of a cell that is not known
+Carry = Any  # a carry of a cell that is not known
+
+
+class Inputs(NamedTuple):
+    """What a step reads, or with a leading time axis what all steps read. None where there is no such input."""
+
+    x: Float[Array, "*batch I"]
+    valid: Bool[Array, "*batch"] | None  # False: hold the carry, return zeros
+    reset: Bool[Array, "*batch"] | None  # True: start from the initial carry
+    noise: Any  # what Cell.draw returned
+
+
+class Kept(NamedTuple):
+    """What the derivative needs of a step."""
+
+    before: Carry  # the carry that the step started from, after a reset
+    z: Any  # the pre-activations, or None where the derivative computes them again
+
+
+def masked_step(
+    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None
+) -> tuple[Carry, Output, Kept]:
+    """One step, with its reset and its mask: ``(carry, y, kept)``. A zx that is given is not computed again."""
+    held = apply_reset(inputs, initial, carry)
+    before = held
+    if inputs.valid is not None:
+        before = select(inputs.valid, held, initial)  # so that NaN in a held carry reaches no gradient
+    z = preactivations(cell, params, before, inputs, zx)
+    after, y = hold_masked(inputs, transition_and_readout(cell, params, z, before, inputs), held)
+    return after, y, Kept(before, z)
+
+
+def apply_reset(inputs: Inputs, initial: Carry, carry: Carry) -> Carry:
+    """The initial carry where a new sequence begins, else the carry."""
+    return carry if inputs.reset is None else select(inputs.reset, initial, carry)
+
+
+def preactivations(cell: Cell, params: Params, before: Carry, inputs: Inputs, zx: Any = None) -> Any:
+    """z = combine(project(x), recur(carry)): matmuls in the compute dtype, the sum in at least float32."""
+    if zx is None:
+        with jax.named_scope("project"):
+            zx = cell.project(params, inputs.x)
+    with jax.named_scope("recur"):
+        zh = cell.recur(params, before, *_noise(inputs))
+    with jax.named_scope("combine"):
+        return cell.combine(*cast((zx, zh), at_least_float32(inputs.x.dtype)))
+
+
+def transition_and_readout(cell: Cell, params: Params, z: Any, before: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+    """The carry after a step and the output: the transition in at least float32, cast back to the carry's dtypes."""
+    wide = at_least_float32(inputs.x.dtype)
+    with jax.named_scope("transition"):
+        after = cell.transition(cast(params, wide), z, cast(before, wide), *_noise(inputs))
+        name = f"what {type(cell).__name__}.transition returns"
+        after = cast_like(_checks.like_template(name, after, before, "as before the step"), before)
+    with jax.named_scope("readout"):
+        return after, cell.readout(params, after)
+
+
+def hold_masked(inputs: Inputs, result: tuple[Carry, Any], held: Carry) -> tuple[Carry, Any]:
+    """The result of a step that counts; for a masked step the carry before it, and zeros."""
+    if inputs.valid is None:
+        return result
+    return select(inputs.valid, result, (held, jax.tree.map(jnp.zeros_like, result[1])))
+
+
+def draw_noise(cell: Cell, key: Key | None, time: Array, carry: Carry) -> Any:
+    """What the cell draws for the step at this absolute time, for a carry of these shapes; without a key, None."""
+    if key is None:
+        return None
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
+    return draw_at(lambda key, time: cell.draw(key, time, shapes), key, time)
+
+
+def _noise(inputs: Inputs) -> tuple[Any, ...]:
+    """One more argument for cells that drew something; the others need not know of it."""
+    return () if inputs.noise is None else (inputs.noise,)

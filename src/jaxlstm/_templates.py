@@ -1,0 +1,47 @@
+"""The shapes of a cell's params and carry, which arguments are checked against."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxlstm import _checks
+from jaxlstm._dtypes import compute_dtype
+
+
+def check_params(cell: Any, params: Any, batch_shape: tuple[int, ...], x: Array, name: str) -> tuple[Any, Any]:
+    """The params as arrays, checked against those that the cell would draw, and the shapes of the carry."""
+    input_size = x.shape[-1]
+    why = f"for {input_size} input features (the last axis of {name})"
+    template = _params_template(cell, input_size)
+    params = _checks.like_template("params", params, template, why)
+    return params, _carry_template(cell, input_size, batch_shape, compute_dtype(params, x.dtype))
+
+
+@functools.lru_cache(maxsize=256)
+def _params_template(cell: Any, input_size: int) -> Any:
+    """The shapes of the cell's params. It is kept, since a step-by-step caller asks at every step."""
+    template = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+    _check_combine(cell, template, input_size)
+    return template
+
+
+@functools.lru_cache(maxsize=256)
+def _carry_template(cell: Any, input_size: int, batch_shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+    params = _params_template(cell, input_size)
+    return jax.eval_shape(lambda params: cell.init_carry(params, batch_shape, dtype=dtype), params)
+
+
+def _check_combine(cell: Any, params: Any, input_size: int) -> None:
+    """`combine` must be linear, since the derivative rule applies it to tangents: only then can JAX transpose it."""
+    carry = jax.eval_shape(cell.init_carry, params)
+    zx = jax.eval_shape(cell.project, params, jax.ShapeDtypeStruct((input_size,), compute_dtype(params)))
+    shares = zx, jax.eval_shape(cell.recur, params, carry)
+    z = jax.eval_shape(cell.combine, *shares)
+    try:
+        jax.eval_shape(jax.linear_transpose(cell.combine, *shares), z)
+    except Exception as error:
+        name = f"{type(cell).__name__}.combine"
+        raise ValueError(f"{name}: expected a linear function of zx and zh, got one without a transpose") from error

@@ -1,0 +1,50 @@
+"""A cell that adds a perturbation to every carry, whose gradient is that of the carry."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from jaxlstm._cell import C, Cell, P
+from jaxlstm._random import Key
+from jaxlstm._wrapper import CellWrapper
+from jaxlstm.inspect._flat import unflatten
+
+
+class Perturbed(NamedTuple):
+    """Pre-activations (or the input's share of them) and the perturbation of the carry after the step."""
+
+    z: Any
+    perturbation: Array
+
+
+@dataclass(frozen=True, repr=False)
+class PerturbedCell(CellWrapper[P, C]):
+    """Adds a perturbation, passed as extra input columns, to the carry after each step.
+
+    The gradient of a loss in the perturbation of step t is d loss / d carry_t.
+    """
+
+    cell: Cell[P, C]
+    input_size: int
+
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
+        """The params of the cell inside, whose inputs have no extra columns."""
+        return self.cell.init(key, self.input_size, dtype=dtype)
+
+    def project(self, params: P, x: Array) -> Perturbed:
+        """zx of the cell inside, and the perturbation."""
+        x, perturbation = jnp.split(x, [self.input_size], axis=-1)
+        return Perturbed(self.cell.project(params, x), perturbation)
+
+    def combine(self, zx: Perturbed, zh: Any) -> Perturbed:
+        """z of the cell inside, and the perturbation."""
+        return Perturbed(self.cell.combine(zx.z, zh), zx.perturbation)
+
+    def transition(self, params: P, z: Perturbed, carry: C, noise: Any = None) -> C:
+        """The carry after a step of the cell inside, plus the perturbation."""
+        after = super().transition(params, z.z, carry, noise)
+        return jax.tree.map(jnp.add, after, unflatten(z.perturbation, carry))
