@@ -33,9 +33,9 @@ CHUNK = 50  # steps between two looks at what has been solved
 class WithoutForgetGate(jl.LSTMCell):
     """The LSTM of 1997: c_t = c_{t-1} + i_t * g_t. The forget gate's weights are there, and have no effect."""
 
-    def transition(self, params: jl.LSTMParams, zx: jax.Array, zh: jax.Array, carry: jl.LSTMCarry) -> jl.LSTMCarry:
+    def transition(self, params: jl.LSTMParams, z: jax.Array, carry: jl.LSTMCarry) -> jl.LSTMCarry:
         """As the LSTM's, with f = 1."""
-        gates = jl.lstm_gates(zx + zh)
+        gates = jl.lstm_gates(z)
         return jl.lstm_transition(gates._replace(f=jnp.ones_like(gates.f)), carry.c)
 
 

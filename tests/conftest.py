@@ -1,4 +1,4 @@
-"""How the tests run: float64, strict dtype promotion, and what hypothesis draws."""
+"""How the tests run: float64, strict dtype promotion, no rank promotion, and what hypothesis draws."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

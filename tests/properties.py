@@ -28,9 +28,13 @@ class MinimalGatedCell(jl.Cell):
             b=jnp.zeros(gates, dtype),
         )
 
-    def transition(self, params, zx, zh, carry):
+    def combine(self, zx, zh):
         (zx_f, zx_n), (zh_f, zh_n) = jnp.split(zx, 2, axis=-1), jnp.split(zh, 2, axis=-1)
-        f = jax.nn.sigmoid(zx_f + zh_f)
+        return zx_f + zh_f, zx_n, zh_n
+
+    def transition(self, params, z, carry):
+        z_f, zx_n, zh_n = z
+        f = jax.nn.sigmoid(z_f)
         return jl.RNNCarry(h=(1 - f) * carry.h + f * jnp.tanh(zx_n + f * zh_n))
 
 

@@ -276,8 +276,11 @@ class Echo(jl.RNNCell):
         size = self.hidden_size
         return jl.RNNParams(jnp.eye(size, dtype=dtype), jnp.zeros((size, size), dtype), jnp.zeros(size, dtype))
 
-    def transition(self, params, zx, zh, carry):
-        return jl.RNNCarry(h=zx)
+    def combine(self, zx, zh):
+        return zx
+
+    def transition(self, params, z, carry):
+        return jl.RNNCarry(h=z)
 
 
 def echo(depth, steps=50, **options):

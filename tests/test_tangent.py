@@ -69,7 +69,7 @@ def problem(network, steps=4, batch=(3,), input_size=2, seed=0):
 
 
 def plain(cell, params, xs, carry, *, lengths, mask, reset, reverse=False, key=None):
-    """The recurrence as one scan of the four pieces, for plain autodiff."""
+    """The recurrence as one scan of the five pieces, for plain autodiff."""
     steps, *batch, _ = xs.shape
     initial, times = cell.init_carry(params, tuple(batch)), jnp.arange(steps)
     noise = None if key is None else jax.vmap(lambda time: cell.draw(key, time, initial))(times)
@@ -80,7 +80,7 @@ def plain(cell, params, xs, carry, *, lengths, mask, reset, reverse=False, key=N
         if not reverse:
             carry = where(reset, initial, carry)
         zx = cell.project(params, jnp.where(valid[..., None], x, 0.0))
-        after = cell.transition(params, zx, cell.recur(params, carry, *noise), carry, *noise)
+        after = cell.transition(params, cell.combine(zx, cell.recur(params, carry, *noise)), carry, *noise)
         carry = where(valid, after, carry)
         y = jnp.where(valid[..., None], cell.readout(params, carry), 0.0)
         return where(reset, initial, carry) if reverse else carry, y

@@ -299,9 +299,9 @@ def test_calls_outside_jit_trace_once():
 
     @dataclass(frozen=True)
     class CountingCell(MinimalGatedCell):
-        def transition(self, params, zx, zh, carry):
+        def transition(self, params, z, carry):
             traces.append(None)
-            return super().transition(params, zx, zh, carry)
+            return super().transition(params, z, carry)
 
     case = example(CountingCell(3), present=())
     loss = jax.grad(lambda params: jl.unroll(CountingCell(3), params, case.xs)[1].sum())

@@ -11,6 +11,8 @@ def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
     """`yes` or `no` for each sequence of the batch, leaf by leaf. A select, since NaN times zero is NaN."""
 
     def leaf(yes: Array, no: Array) -> Array:
+        if no.dtype == jax.dtypes.float0:  # the tangent of an integer
+            return no
         return jnp.where(where.reshape(*where.shape, *(1,) * (no.ndim - where.ndim)), yes, no)
 
     return jax.tree.map(leaf, yes, no)

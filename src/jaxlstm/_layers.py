@@ -6,7 +6,7 @@ They are frozen dataclasses of static options with the methods of `Network`. Par
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,12 @@ from jaxlstm._random import Key, split_keys
 from jaxlstm._step import Carry, Output
 from jaxlstm._unroll import unroll, valid_steps
 
-Backward = TypeVar("Backward")
 
-
-class BidirectionalCarry(NamedTuple, Generic[C, Backward]):
+class BidirectionalCarry(NamedTuple):
     """The carry of a `Bidirectional`: that of each direction after its whole sequence."""
 
-    forward: C
-    backward: Backward
+    forward: Carry
+    backward: Carry
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ _MERGES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 @dataclass(frozen=True)
-class Bidirectional(Network[tuple[P, Any], BidirectionalCarry[C, Any]]):
+class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
     """Two cells over a sequence, one from each end (Schuster & Paliwal 1997).
 
     With `lengths`, the backward cell starts at the last step of each sequence. The carry holds what each direction has
@@ -104,8 +102,8 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry[C, Any]]):
     ((5, 2, 8), (2, 4))
     """
 
-    cell: Cell[P, C]
-    backward_cell: Cell[Any, Any] | None = None
+    cell: Cell[P, Any]
+    backward_cell: Cell | None = None
     _: KW_ONLY
     merge: str | Callable[[Array, Array], Array] = "concat"
 
@@ -119,7 +117,7 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry[C, Any]]):
             _checks.reject("backward_cell", f"{forward} output features for merge={self.merge!r}", backward)
 
     @property
-    def _layers(self) -> tuple[Layer[P, C], Layer[Any, Any]]:
+    def _layers(self) -> tuple[Layer[P, Any], Layer]:
         return Layer(self.cell), Layer(self.backward_cell or self.cell, reverse=True)
 
     @property
@@ -137,7 +135,7 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry[C, Any]]):
 
     def init_carry(
         self, params: tuple[P, Any], batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
-    ) -> BidirectionalCarry[C, Any]:
+    ) -> BidirectionalCarry:
         """(forward, backward) carries."""
         _checks.check_tuple("params", params, 2, "forward, backward")
         forward, backward = (
@@ -149,10 +147,10 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry[C, Any]]):
         self,
         params: tuple[P, Any],
         xs: Array,
-        carry: BidirectionalCarry[C, Any] | None,
+        carry: BidirectionalCarry | None,
         options: Options,
         run_cell: RunCell = unroll,
-    ) -> tuple[BidirectionalCarry[C, Any], Output]:
+    ) -> tuple[BidirectionalCarry, Output]:
         _checks.check_tuple("params", params, 2, "forward, backward")
         carries: Any = (None, None) if carry is None else carry
         _checks.check_tuple("carry", carries, 2, "forward, backward", BidirectionalCarry)

@@ -127,4 +127,5 @@ def _all_steps(plan: Plan, fn: Callable[..., Any], inputs: Inputs, kept: Kept, d
 
 
 def _add(one: Any, other: Any) -> Any:
-    return jax.tree.map(jnp.add, one, other)
+    """The sum of two trees of tangents; those of integers, which a carry may hold, are float0."""
+    return jax.tree.map(lambda a, b: a if a.dtype == jax.dtypes.float0 else a + b, one, other)

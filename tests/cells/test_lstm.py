@@ -100,8 +100,8 @@ def test_other_activations():
 
 def test_misprinted_equation_is_ours_with_i_and_f_exchanged():
     class Misprint(jl.LSTMCell):
-        def transition(self, params, zx, zh, carry):
-            i, f, g, o = jl.lstm_gates(zx + zh)
+        def transition(self, params, z, carry):
+            i, f, g, o = jl.lstm_gates(z)
             c = i * carry.c + f * g
             return jl.LSTMCarry(h=o * jnp.tanh(c), c=c)
 

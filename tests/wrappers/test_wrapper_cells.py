@@ -1,4 +1,4 @@
-"""The cells that only the Flax modules need, against loops in NumPy."""
+"""The minimal gated unit, a learned carry, and the cell that only Flax needs, against loops in NumPy."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 from flax_cases import HIDDEN, INPUTS, assert_close, random_like, run
 
 import jaxlstm as jl
-from jaxlstm._wrappers._cells import LearnedCarry, MGUCell, ResidualRNNCell
+from jaxlstm._wrappers._cells import ResidualRNNCell
 
 XS = INPUTS.swapaxes(0, 1)
 
@@ -32,7 +32,7 @@ def params_of(cell):
 
 @pytest.mark.parametrize("reset_gate", [True, False])
 def test_mgu(reset_gate):
-    cell = MGUCell(HIDDEN, reset_gate=reset_gate)
+    cell = jl.MGUCell(HIDDEN, reset_gate=reset_gate)
     params = params_of(cell)
     (w_if, w_in), (w_hf, w_hn) = np.split(np.asarray(params.w_ih), 2, 1), np.split(np.asarray(params.w_hh), 2, 1)
     b_f, b_n = np.split(np.asarray(params.b), 2)
@@ -56,7 +56,7 @@ def test_residual():
 
 
 def test_learned_carry_is_a_first_carry_with_a_gradient():
-    cell = LearnedCarry(jl.RecurrentDropout(jl.LSTMCell(HIDDEN), 0.5))
+    cell = jl.LearnedCarry(jl.RecurrentDropout(jl.LSTMCell(HIDDEN), 0.5))
     params = params_of(cell)
     first = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (XS.shape[1], HIDDEN)), params.initial_carry)
     key = jax.random.key(1)

@@ -1,28 +1,29 @@
 """A first carry that is learned, as a cell around any other cell."""
 
 from dataclasses import dataclass
-from typing import Generic, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxlstm import _checks
-from jaxlstm._cell import C, Cell, P
+from jaxlstm._cell import C, Cell
 from jaxlstm._dtypes import cast
 from jaxlstm._random import Key
+from jaxlstm._step import Carry, Params
 from jaxlstm._wrapper import CellWrapper
 
 
-class LearnedCarryParams(NamedTuple, Generic[P, C]):
+class LearnedCarryParams(NamedTuple):
     """The params of the cell inside, and the carry that every sequence starts from, without batch axes."""
 
-    cell: P
-    initial_carry: C
+    cell: Params
+    initial_carry: Carry
 
 
 @dataclass(frozen=True, repr=False)
-class LearnedCarry(CellWrapper[LearnedCarryParams[P, C], C]):
+class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
     """A cell whose first carry is a parameter, the same for every sequence.
 
         carry_0 = params.initial_carry        initially the first carry of the cell inside
@@ -41,22 +42,22 @@ class LearnedCarry(CellWrapper[LearnedCarryParams[P, C], C]):
     ((4,), (2, 4))
     """
 
-    cell: Cell[P, C]  # pyright: ignore[reportIncompatibleVariableOverride]
+    cell: Cell[Any, C]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         _checks.check_cell(self.cell, Cell)
 
-    def inner_params(self, params: LearnedCarryParams[P, C]) -> P:
+    def inner_params(self, params: LearnedCarryParams) -> Params:
         """The params of the cell inside."""
         return params.cell
 
-    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> LearnedCarryParams[P, C]:
+    def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> LearnedCarryParams:
         """The params of the cell inside, and its first carry."""
         params = self.cell.init(key, input_size, dtype=dtype)
         return LearnedCarryParams(cell=params, initial_carry=cast(self.cell.init_carry(params), dtype))
 
     def init_carry(
-        self, params: LearnedCarryParams[P, C], batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
+        self, params: LearnedCarryParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> C:
         """The learned carry, for each sequence."""
         like = super().init_carry(params, batch_shape, dtype=dtype)

@@ -7,7 +7,7 @@ carry that each step was given.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,12 @@ from jaxlstm._unroll import unroll, valid_steps
 from jaxlstm._wrapper import CellWrapper
 
 
-class Trace(NamedTuple, Generic[C]):
+class Trace(NamedTuple):
     """A run of a cell, time first, in its named tuples: ``[*batch, H]`` at a step is ``[T, *batch, H]`` here."""
 
     ys: Output  # the outputs; zeros at masked steps
-    carry: C  # after each step; held at masked steps
-    before: C  # the carry that each step was given, after a reset
+    carry: Carry  # after each step; held at masked steps
+    before: Carry  # the carry that each step was given, after a reset
     gates: Any  # Gates(i, f, g, o), GRUGates(r, z, n), ..., or None for a cell that names none; zeros at masked steps
 
 
