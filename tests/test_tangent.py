@@ -85,7 +85,7 @@ def plain(cell, params, xs, carry, *, lengths, mask, reset, reverse=False, key=N
         y = jnp.where(valid[..., None], cell.readout(params, carry), 0.0)
         return where(reset, initial, carry) if reverse else carry, y
 
-    valid = mask & (times[:, None] < lengths)
+    valid = mask & (times[:, None] < lengths[None])
     return jax.lax.scan(step, carry, (xs, valid, reset, noise), reverse=reverse)
 
 
@@ -208,7 +208,7 @@ def test_stack():
         c_0, forward = plain(cells[0], p_0, xs, c_0, **options)
         c_1, backward = plain(cells[1], p_1, xs, c_1, **options, reverse=True)
         c_2, ys = plain(cells[2], p_2, jnp.concatenate([forward, backward], -1), c_2, **options, reverse=True)
-        return ((c_0, c_1), c_2), ys
+        return (jl.BidirectionalCarry(c_0, c_1), c_2), ys
 
     assert_derivatives_are_those_of(expected, partial(network.apply, **options), point, tangent)
 
@@ -338,7 +338,7 @@ def test_lowers_for_every_platform(cell):
 @every_cell(quick=["lstm"])
 def test_nan_in_the_padding_reaches_no_gradient(cell, reverse):
     (params, xs, carry), tangent, options = problem(cell)
-    valid = options["mask"] & (jnp.arange(len(xs))[:, None] < options["lengths"])
+    valid = options["mask"] & (jnp.arange(len(xs))[:, None] < options["lengths"][None])
     loss = scalar(partial(jl.unroll, cell, **options, reverse=reverse, key=KEY))
     derivatives = compiled(lambda point: jax.jvp(jax.grad(loss), (point,), (tangent,)))
     clean, padded = (derivatives((params, jnp.where(valid[..., None], xs, pad), carry)) for pad in (0.0, jnp.nan))

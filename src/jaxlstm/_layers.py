@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -27,6 +28,9 @@ class BidirectionalCarry(NamedTuple):
 
     forward: Carry
     backward: Carry
+
+
+jax.export.register_namedtuple_serialization(BidirectionalCarry, serialized_name="jaxlstm.BidirectionalCarry")
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
         self,
         params: tuple[P, Any],
         xs: Array,
-        carry: BidirectionalCarry | None,
+        carry: tuple[Carry, Carry] | None,
         options: Options,
         run_cell: RunCell = unroll,
     ) -> tuple[BidirectionalCarry, Output]:

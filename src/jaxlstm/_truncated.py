@@ -212,7 +212,7 @@ def _windows(run: Run, borders: Carry, blocks: Span, width: int) -> tuple[Carry,
     """
     count, k1 = blocks.xs.shape[:2]
     mask = jnp.ones(blocks.xs.shape[:-1], bool) if blocks.mask is None else blocks.mask
-    where = jnp.arange(count)[:, None] + jnp.arange(width)
+    where = jnp.arange(count)[:, None] + jnp.arange(width)[None]
 
     def gather(leaf: Array) -> Array:
         window = _pad(leaf, width - 1, 0)[where]

@@ -100,7 +100,7 @@ def unroll(
         start,
         cell=cell,
         reverse=reverse,
-        unroll=int(unroll),
+        unroll=_steps_per_iteration(unroll, steps),
         remat=_chunk_length(remat, steps),
         project_first=project_first,
         batch_first=spans_devices(xs),
@@ -119,6 +119,12 @@ def valid_steps(
         within = time < _checks.length_array(lengths, batch_shape, steps).astype(time.dtype)[None]
         valid = within if valid is None else within & valid
     return valid
+
+
+def _steps_per_iteration(unroll: int, steps: int) -> int:
+    if unroll != 1 and not isinstance(steps, int):
+        _checks.reject("unroll", "1 where the number of steps is symbolic", unroll)
+    return int(unroll)
 
 
 def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:

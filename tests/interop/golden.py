@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import jaxlstm as jl
+
 
 class Golden(NamedTuple):
     """One network of a framework: its weights by name, what went in, and what came out."""
@@ -49,7 +51,7 @@ def as_carry(template, parts, order=(0, 1)):
     """The framework's parts as our carry; `order` is (1, 0) where it has c before h."""
     left = list(parts)
     leaves = []
-    for cell in jax.tree.leaves(template, is_leaf=lambda node: hasattr(node, "_fields")):
+    for cell in jax.tree.leaves(template, is_leaf=lambda node: isinstance(node, jl.LSTMCarry | jl.RNNCarry)):
         own = [left.pop(0) for _ in cell]
         leaves += own if len(own) == 1 else [own[place] for place in order]
     assert not left

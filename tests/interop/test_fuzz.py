@@ -25,7 +25,9 @@ from jaxlstm.interop._arguments import check_network
 from jaxlstm.interop._description import to_text
 from jaxlstm.interop._safetensors import write
 
-NETWORK = jl.Stack(jl.Bidirectional(jl.LSTMCell(2)), jl.GRUCell(1), dropout=0.5)
+NETWORK = jl.Stack(
+    jl.Bidirectional(jl.LearnedCarry(jl.LSTMCell(2)), jl.MGUCell(2)), jl.GRUCell(1, bias=False), dropout=0.5
+)
 PARAMS = params_of(NETWORK, 3, np.random.default_rng(0), np.float32)
 GOLDENS = Path(__file__).parent / "onnx_goldens"
 

@@ -77,6 +77,7 @@ def test_a_node_is_the_same_function_as_onnxruntime_s(op_type, attributes, lacks
     assert not layer.batch_first
     assert layer.inputs == {"X": "X"}
     carry, ys = layer.network.apply(layer.params, xs_of(), layer.carry, lengths=layer.lengths)
+    assert jax.tree.structure(carry) == jax.tree.structure(layer.carry)
     assert_allclose(ys, np.concatenate(np.moveaxis(want["Y"], 1, 0), axis=-1), rtol=1e-6, atol=1e-6)
     for direction, one in enumerate(carry if directions == 2 else (carry,)):
         for state, value in one._asdict().items():

@@ -29,6 +29,10 @@ NETWORKS = {  # each option of to_onnx's cells and layers is in one of them
         jl.Bidirectional(jl.RNNCell(2, activation_fn=jax.nn.relu), merge="sum"),
         jl.Bidirectional(jl.GRUCell(3), jl.GRUCell(2)),
     ),
+    "no bias": jl.Stack(
+        jl.Bidirectional(jl.LSTMCell(2, bias=False), jl.LSTMCell(2)),
+        jl.GRUCell(2, bias=False),
+    ),
 }
 XS = np.random.default_rng(0).normal(size=(6, 4, 5)).astype(np.float32)
 LENGTHS = np.array([6, 1, 3, 5], np.int32)
@@ -62,7 +66,12 @@ def weights_of(network, dtype=np.float32):
 
 
 def named(prefix, carry):
-    """Leaves by the names that the model has for them."""
+    """Leaves by the names that the model has for them, with both directions numbered as the layers are."""
+
+    def is_pair(node):
+        return isinstance(node, jl.BidirectionalCarry)
+
+    carry = jax.tree.map(lambda node: tuple(node) if is_pair(node) else node, carry, is_leaf=is_pair)
     leaves = jax.tree_util.tree_leaves_with_path(carry)
     return {f"{prefix}.{jax.tree_util.keystr(path, simple=True, separator='.')}": leaf for path, leaf in leaves}
 
@@ -159,6 +168,8 @@ MISTAKES = {
     ),
     "layer norm": (jl.LSTMVariantCell(3, layer_norm=True), "layer_norm: expected False, since ONNX has none, got True"),
     "zoneout": (jl.Zoneout(LSTM, h=0.1), "cell: expected an LSTMCell, GRUCell, .*, got Zoneout"),
+    "a learned carry": (jl.LearnedCarry(LSTM), "cell: expected an LSTMCell, GRUCell, .*, got LearnedCarry"),
+    "an MGU": (jl.MGUCell(3), "cell: expected an LSTMCell, GRUCell, .*, got MGUCell"),
     "a user's cell": (MinimalGatedCell(3), "cell: expected an LSTMCell, GRUCell"),
     "function": (jl.GRUCell(3, gate_fn=scaled), "gate_fn: expected a function that ONNX has, .* got scaled"),
     "clip of one function": (

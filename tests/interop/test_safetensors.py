@@ -57,6 +57,15 @@ def test_every_dtype_and_shape(tmp_path, dtype, shape):
     np.testing.assert_array_equal(loaded["t"], tree["t"])
 
 
+def test_none_has_no_tensor_and_comes_back(tmp_path):
+    tree = {"params": params_of(jl.GRUCell(2, bias=False), 3, np.random.default_rng(0), np.float32), "more": None}
+    save_params(tmp_path / "x", tree)
+    assert set(safetensors.numpy.load_file(tmp_path / "x")) == {"params.w_ih", "params.w_hh"}
+    loaded = load_params(tmp_path / "x", tree)
+    assert loaded["more"] is loaded["params"].b is loaded["params"].b_hn is None
+    np.testing.assert_array_equal(loaded["params"].w_hh, tree["params"].w_hh)
+
+
 def test_a_bare_array_and_numpy_arrays(tmp_path):
     save_params(tmp_path / "x", np.arange(3.0))
     np.testing.assert_array_equal(load_params(str(tmp_path / "x"), np.zeros(3)), np.arange(3.0))

@@ -29,6 +29,24 @@ NETWORKS = {  # every class, and every option with a value that is not its defau
         jl.Stack(jl.Bidirectional(jl.Zoneout(jl.LSTMCell(3), h=0.1, c=0.25)), jl.GRUCell(2), dropout=0.5),
         jl.RecurrentDropout(jl.Zoneout(jl.GRUCell(2), h=0.1), 0.25),
     ),
+    "mgu": jl.MGUCell(
+        3,
+        reset_gate=False,
+        gate_fn=jax.nn.hard_sigmoid,
+        activation_fn=jax.nn.relu,
+        w_ih_init=jl.orthogonal,
+        w_hh_init=jl.torch_uniform,
+        b_init=jax.nn.initializers.ones,
+    ),
+    "learned": jl.Stack(
+        jl.Bidirectional(jl.LearnedCarry(jl.Zoneout(jl.LSTMCell(3), c=0.1)), jl.MGUCell(3)),
+        jl.RecurrentDropout(jl.LearnedCarry(jl.LearnedCarry(jl.GRUCell(2, bias=False))), 0.25),
+    ),
+    "no bias": jl.Stack(
+        jl.Bidirectional(jl.LSTMCell(3, bias=False), jl.LSTMVariantCell(3, peephole=True, bias=False)),
+        jl.Bidirectional(jl.GRUCell(2, bias=False), jl.MGUCell(2, bias=False)),
+        jl.RNNCell(2, bias=False),
+    ),
 }
 GRU = jl.GRUCell(2)
 
@@ -76,6 +94,13 @@ def test_other_programs_can_read_it(path):
     assert_array_equal(load_params(path, weights_of(GRU)).b, tensors["b"])
 
 
+def test_tensors_of_a_learned_carry_are_named_by_their_paths(tmp_path):
+    network = jl.Bidirectional(jl.LearnedCarry(jl.LSTMCell(2, bias=False)))
+    save(tmp_path / "x", network, weights_of(network))
+    names = ("cell.w_ih", "cell.w_hh", "initial_carry.h", "initial_carry.c")
+    assert set(safetensors.numpy.load_file(tmp_path / "x")) == {f"{k}.{name}" for k in (0, 1) for name in names}
+
+
 @pytest.mark.parametrize("name", _FUNCTIONS)
 def test_every_function_with_a_name_comes_back(name):
     cell = jl.RNNCell(2, activation_fn=_FUNCTIONS[name])
@@ -116,6 +141,12 @@ def test_params_that_do_not_fit_are_an_error_when_they_are_saved(tmp_path):
         save(tmp_path / "x", GRU, weights_of(GRU)._replace(b=np.zeros(5)))
     with pytest.raises(TypeError, match="params: expected tuple, got GRUParams"):
         save(tmp_path / "x", jl.Stack(GRU), weights_of(GRU))
+    with pytest.raises(TypeError, match="params: expected LearnedCarryParams, got GRUParams"):
+        save(tmp_path / "x", jl.LearnedCarry(GRU), weights_of(GRU))
+    with pytest.raises(TypeError, match="params: expected GRUParams, got LearnedCarryParams"):
+        save(tmp_path / "x", GRU, weights_of(jl.LearnedCarry(GRU)))
+    with pytest.raises(ValueError, match=r"params: expected GRUParams\(.*b_hn=None\), got GRUParams\(.*b_hn='float32"):
+        save(tmp_path / "x", jl.GRUCell(2, bias=False), weights_of(GRU))
 
 
 def write(path, description, params=None):
@@ -149,6 +180,16 @@ DESCRIPTIONS = {
     "function": (
         changed(gate_fn={"function": "os.system"}),
         "network.gate_fn: expected one of jax.nn.celu, .*os.system",
+    ),
+    "no flag": (changed(bias=0), "bias: expected True or False, got 0"),
+    "no bias": (changed(bias=False), "expected only the 2 tensors of the template, got also 'b'"),
+    "no list": (
+        changed(network={"type": "Stack", "layers": 3, "dropout": 0.0}),
+        r"network.layers: expected a list of layers, got 3 \(int\)",
+    ),
+    "a huge learned carry": (
+        changed(network={"type": "LearnedCarry", "cell": changed(hidden_size=10**9)["network"]}),
+        r"expected a tensor 'cell.b', got none of that name",
     ),
     "no function": (changed(gate_fn=3), "gate_fn: expected a function, got 3"),
     "chrono": (changed(b_init={"type": "Chrono", "longest": 1}), "longest: expected more than 2 steps, got 1"),

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,65 @@ def test_a_user_s_cell_and_any_number_of_steps_and_sequences(tmp_path):
         carry, ys = program.call(XS[:steps, :batch])
         assert_allclose(ys, want[:steps, :batch], rtol=1e-6, atol=1e-6)
         assert_allclose(carry["h"], want[steps - 1, :batch], rtol=1e-6, atol=1e-6)
+
+
+NETWORKS = {
+    "mgu": jl.MGUCell(2),
+    "learned": jl.Bidirectional(jl.LearnedCarry(jl.LSTMCell(2)), jl.LearnedCarry(jl.MGUCell(2, bias=False))),
+    "no bias": jl.Layer(jl.GRUCell(2, bias=False)),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_every_kind_of_params_and_a_carry_of_plain_types(tmp_path, network):
+    params, layers = weights_of(network), jl.Layer(network) if isinstance(network, jl.Cell) else network
+    export(tmp_path / "x", network, params)
+    carry, ys = jax.export.deserialize((tmp_path / "x").read_bytes()).call(XS)
+    after, want = jax.jit(lambda params: layers.apply(params, XS))(params)
+    assert_allclose(ys, want, rtol=1e-6, atol=1e-6)
+    assert type(carry) is (dict if isinstance(after, jl.RNNCarry) else tuple)
+    parts = (carry,) if isinstance(carry, dict) else carry
+    for part, one in zip(parts, (after,) if isinstance(carry, dict) else after, strict=True):
+        assert list(part) == sorted(one._fields)
+        for name, value in part.items():
+            assert_allclose(value, getattr(one, name), rtol=1e-6, atol=1e-6)
+
+
+class Nested(NamedTuple):
+    """A carry around another."""
+
+    inner: jl.LSTMCarry
+    steps: jax.Array
+
+
+@dataclass(frozen=True)
+class CountingCell(jl.CellWrapper):
+    """What a user writes: a cell whose carry holds that of the cell inside."""
+
+    cell: jl.Cell
+
+    def init_carry(self, params, batch_shape=(), *, dtype=None):
+        inner = super().init_carry(params, batch_shape, dtype=dtype)
+        return Nested(inner, jnp.zeros((*batch_shape, 1), inner.c.dtype))
+
+    def recur(self, params, carry, noise=None):
+        return super().recur(params, carry.inner, noise)
+
+    def transition(self, params, z, carry, noise=None):
+        return Nested(super().transition(params, z, carry.inner, noise), carry.steps + 1)
+
+    def readout(self, params, carry):
+        return super().readout(params, carry.inner)
+
+
+def test_a_carry_within_a_carry_is_a_dict_within_a_dict(tmp_path):
+    cell = CountingCell(jl.LSTMCell(2))
+    export(tmp_path / "x", cell, weights_of(cell), carry=True)
+    program = jax.export.deserialize((tmp_path / "x").read_bytes())
+    zeros = np.zeros((4, 2), np.float32)
+    carry, _ = program.call(XS, carry={"inner": {"h": zeros, "c": zeros}, "steps": zeros[:, :1]})
+    assert set(carry["inner"]) == {"h", "c"}
+    assert_allclose(carry["steps"], np.full((4, 1), 5.0))
 
 
 def test_16_bit_weights_keep_the_cell_state_in_32(tmp_path):

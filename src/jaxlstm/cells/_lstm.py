@@ -150,5 +150,7 @@ def lstm_transition(
     Array([0.25], dtype=float32)
     """
     i, f, g, o = gates
+    if f.shape != c.shape:
+        _checks.reject("c", f"shape {f.shape}, as the gates", c.shape)
     c = f * c + i * g
     return LSTMCarry(h=o * activation_fn(c), c=c)

@@ -1,8 +1,8 @@
-"""Look inside a run: every gate and carry, how long they remember, where gradients go. Pictures of each, on your axes.
+"""Look inside a run: every gate and carry, how long units remember, and how far gradients reach.
 
 carry, seen = trace(cell, params, xs)               # seen.gates.f, seen.carry.c, ...: [T, *batch, H]
-remembered = retention(seen.gates.f, lags=50)       # pure functions first
-draw_retention(ax, remembered)                      # pictures second: each takes an axes of Matplotlib and returns it
+remembered = retention(seen.gates.f, lags=50)       # a pure function computes it
+draw_retention(ax, remembered)                      # another draws it on Matplotlib axes, which it returns
 """
 
 from jaxlstm.inspect._gates import Saturation, half_life, retention, saturation

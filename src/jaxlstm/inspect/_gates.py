@@ -1,6 +1,7 @@
-"""What gates do over a sequence: how often they are shut or open, and how long the memory is that they leave.
+"""Statistics of gates over a sequence: how often they are shut or open, and how long units remember.
 
-All take one gate ``[T, *batch, H]``, such as ``gates.f`` of a trace, and tell of each unit, over all steps that count.
+Each function takes one gate ``[T, *batch, H]``, such as ``gates.f`` of a trace, and returns numbers for each unit. They
+cover all steps that count: those within `lengths` and where `mask` is True.
 """
 
 from typing import NamedTuple
@@ -15,21 +16,19 @@ from jaxlstm._arrays import select
 from jaxlstm._dtypes import at_least_float32
 from jaxlstm._unroll import valid_steps
 
-SHUT, OPEN = (
-    0.1,
-    0.9,
-)  # Karpathy et al. 2015, section 4.2: left-saturated below the one, right-saturated above the other
+# Karpathy et al. 2015, section 4.2: a gate is left-saturated below 0.1 and right-saturated above 0.9.
+SHUT, OPEN = 0.1, 0.9
 
 
 class Saturation(NamedTuple):
-    """The share of steps at which a unit's gate is shut (left-saturated) and open (right-saturated), each ``[H]``."""
+    """The share of steps in which each unit's gate is shut (left-saturated) and open (right-saturated): ``[H]``."""
 
     left: Float[Array, "H"]
     right: Float[Array, "H"]
 
 
 def saturation(gate: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike | None = None) -> Saturation:
-    """How often each unit's gate is saturated (Karpathy, Johnson & Fei-Fei 2015, figure 3).
+    """Compute how often each unit's gate is saturated (Karpathy, Johnson & Fei-Fei 2015, figure 3).
 
         left = share of steps with gate_t < 0.1        right = share of steps with gate_t > 0.9
 
@@ -39,7 +38,7 @@ def saturation(gate: ArrayLike, *, lengths: ArrayLike | None = None, mask: Array
       mask: bool ``[T, *batch]``: False where a step does not count.
 
     Returns:
-      The two shares, ``[H]`` each, of the steps that count in all sequences; NaN if none does.
+      The two shares, ``[H]`` each, over the steps that count in all sequences; NaN if no step counts.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -54,18 +53,18 @@ def saturation(gate: ArrayLike, *, lengths: ArrayLike | None = None, mask: Array
 
 
 def half_life(f: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike | None = None) -> Float[Array, "H"]:
-    """The steps after which half of a unit's memory is forgotten, at the geometric mean of its forget gate.
+    """Compute after how many steps a unit has forgotten half of its memory, at the geometric mean of its forget gate.
 
         f^n = 1/2    f = exp(mean log f_t)        n = log 2 / -mean log f_t
 
     Args:
-      f: forget gates of an LSTM, or update gates z of a GRU, ``[T, *batch, H]``: the factor of the old memory.
+      f: the factor of the old memory ``[T, *batch, H]``: f of an LSTM or an MGU, or z of a GRU.
       lengths: integers ``[*batch]``: only the first steps count.
       mask: bool ``[T, *batch]``: False where a step does not count.
 
     Returns:
-      ``[H]``, in steps that count: 0 where a gate was ever shut entirely, infinity where it was never less than open,
-      NaN if no step counts.
+      ``[H]``, in steps that count: 0 if the gate was exactly 0 at any of them, infinity if it was always 1, NaN if no
+      step counts.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -76,9 +75,8 @@ def half_life(f: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike
     """
     f, counts = _gate("f", f, lengths, mask)
     rate = _mean(jnp.log(select(counts, f, jnp.ones_like(f))), counts)
-    return jnp.log(jnp.full_like(rate, 2)) / jnp.abs(
-        jnp.minimum(rate, 0)
-    )  # abs, since the sign of 0 would be infinity's
+    decay = jnp.abs(jnp.minimum(rate, 0))  # abs, not a minus sign: dividing by -0 would give -infinity
+    return jnp.log(jnp.full_like(rate, 2)) / decay
 
 
 def retention(
@@ -89,20 +87,20 @@ def retention(
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
 ) -> Float[Array, "lags H"]:
-    """The share of a unit's memory that its forget gates leave after 0, 1, .. `lags` steps.
+    """Compute the share of a unit's memory that is left after 0, 1, .. `lags` steps, according to its forget gates.
 
-        r_n = mean over t of f_{t+1} f_{t+2} .. f_{t+n}        which is d c_{t+n} / d c_t by the cell state alone
+        r_n = mean over t of f_{t+1} f_{t+2} .. f_{t+n}        this product is d c_{t+n} / d c_t along the cell state
 
     Args:
-      f: forget gates of an LSTM, or update gates z of a GRU, ``[T, *batch, H]``: the factor of the old memory.
+      f: the factor of the old memory ``[T, *batch, H]``: f of an LSTM or an MGU, or z of a GRU.
       lags: the longest lag, less than T.
       lengths: integers ``[*batch]``: only the first steps count.
-      mask: bool ``[T, *batch]``: a step that does not count holds the memory, so its factor is 1, and no lag begins or
-        ends at it.
-      reset: bool ``[T, *batch]``: a new sequence keeps nothing, so its factor is 0.
+      mask: bool ``[T, *batch]``: False where a step does not count. Such a step holds the memory, so its factor is 1,
+        and no lag begins or ends there.
+      reset: bool ``[T, *batch]``: True where a new sequence begins. It keeps nothing, so its factor is 0.
 
     Returns:
-      ``[lags + 1, H]``, NaN at lags which no two steps that count have between them.
+      ``[lags + 1, H]``, NaN at a lag that no two steps that count are apart.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -121,7 +119,7 @@ def retention(
         factors = select(reset, jnp.zeros_like(f), factors)
 
     def longer(now: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], Array]:
-        products, factors, ends = now  # at t: up to t + n, and what is at t + n
+        products, factors, ends = now  # at t: f_{t+1} .. f_{t+n}, f_{t+n}, and whether step t + n counts
         factors, ends = _next(factors), _next(ends)
         products = products * factors
         return (products, factors, ends), _mean(products, counts & ends)
@@ -141,11 +139,11 @@ def _gate(name: str, gate: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike
 
 
 def _mean(values: Float[Array, "T *batch H"], counts: Bool[Array, "T *batch"]) -> Float[Array, "H"]:
-    """The mean of each unit over the steps that count."""
+    """The mean over the steps that count, for each unit."""
     axes = tuple(range(counts.ndim))
     return select(counts, values, jnp.zeros_like(values)).sum(axes) / counts.sum().astype(values.dtype)
 
 
 def _next(values: Array) -> Array:
-    """What is at t + 1 at t; zeros after the end."""
+    """Shift by one step, so that t holds the value of t + 1; zeros at the end."""
     return jnp.concatenate([values[1:], jnp.zeros_like(values[:1])])

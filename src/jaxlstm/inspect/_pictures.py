@@ -1,7 +1,7 @@
-"""Pictures of what the functions of this package return. Each draws on the axes that it is given, and returns them.
+"""Pictures of what the functions of this package return. Each function draws on given axes and returns them.
 
-So nothing here imports Matplotlib: who has axes has done so. Batch axes are the caller's to choose from or to average,
-but where said.
+Nothing here imports Matplotlib, since whoever passes axes has done so. Unless a docstring says that it averages over
+the batch, pass one sequence, or average first.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ Axes = Any  # of Matplotlib
 
 
 def draw_gate(ax: Axes, gate: ArrayLike, *, limits: tuple[float, float] = (0.0, 1.0)) -> Axes:
-    """Draw a gate, a candidate or a carry of one sequence over time: a row for each unit.
+    """Draw a gate, a candidate or a carry of one sequence over time, one row for each unit.
 
     Args:
       ax: the axes.
       gate: ``[T, H]``.
-      limits: the values at the ends of the colours: (0, 1) for gates, (-1, 1) for candidates and h.
+      limits: the values at the ends of the colour scale: (0, 1) for gates, (-1, 1) for candidates and h.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_gate
@@ -45,14 +45,14 @@ def draw_gate(ax: Axes, gate: ArrayLike, *, limits: tuple[float, float] = (0.0, 
 
 
 def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
-    """Draw each unit of each gate at its shares of steps shut and open (Karpathy et al. 2015, figure 3).
+    """Draw how often each unit of each gate is shut (x) and open (y), as points (Karpathy et al. 2015, figure 3).
 
-    Units at the right end of the axis across are always shut, at the top of the other always open; at the origin they
-    are never saturated.
+    A unit at the right end of the x axis is always shut, one at the top of the y axis always open, and one at the
+    origin never saturated.
 
     Args:
       ax: the axes.
-      saturations: what `saturation` returned, by the name of the gate.
+      saturations: maps the name of each gate to what `saturation` returned for it.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_saturation, saturation
@@ -65,12 +65,12 @@ def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="share of steps left-saturated (< 0.1)", ylabel="share of steps right-saturated (> 0.9)")
     ax.legend(loc="upper right", frameon=False)
-    _spare(ax)
+    _hide_borders(ax)
     return ax
 
 
 def draw_retention(ax: Axes, retention: ArrayLike) -> Axes:
-    """Draw the share of its memory that each unit has left, against the lag: a line for each, and their median.
+    """Draw the share of the memory that is left against the lag: one line for each unit, and their median.
 
     Args:
       ax: the axes.
@@ -87,17 +87,18 @@ def draw_retention(ax: Axes, retention: ArrayLike) -> Axes:
     ax.axhline(0.5, color="0.5", linestyle="--", linewidth=1, label="one half")
     ax.set(xlabel="lag, in steps", ylabel="share of the memory left", xlim=(0, max(lags[-1], 1)), ylim=(0, 1.02))
     ax.legend(loc="upper right", frameon=False)
-    _spare(ax)
+    _hide_borders(ax)
     return ax
 
 
 def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
-    """Draw norms of gradients against the lag, on a logarithmic axis: a line for each name.
+    """Draw norms of gradients against the lag on a logarithmic axis, one line for each name.
+
+    It draws the mean over the batch and leaves out lags where that is zero.
 
     Args:
       ax: the axes.
-      flows: parts of what `gradient_flow` returned, ``[T, *batch]``, by a name for each, such as "LSTM, c". What is
-        drawn is the mean over the batch; lags at which it is zero are left out.
+      flows: maps a name such as "LSTM, c" to a field of what `gradient_flow` returned, ``[T, *batch]``.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_gradient_flow
@@ -111,17 +112,18 @@ def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
     ax.margins(x=0.01)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    _spare(ax)
+    _hide_borders(ax)
     return ax
 
 
 def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> Axes:
-    """Draw the largest singular value of each step's Jacobian over time: a line for each name.
+    """Draw the largest singular value of each step's Jacobian over time, one line for each name.
+
+    It draws the mean over the batch.
 
     Args:
       ax: the axes.
-      singular_values: what `largest_singular_values` returned, ``[T, *batch]``, by the name of the cell. What is drawn
-        is the mean over the batch.
+      singular_values: maps the name of a cell to what `largest_singular_values` returned, ``[T, *batch]``.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_singular_values
@@ -136,16 +138,16 @@ def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> 
     ax.margins(x=0.01)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    _spare(ax)
+    _hide_borders(ax)
     return ax
 
 
 def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
-    """Draw what each input position of one sequence contributes to an output: a bar for each, by its sign.
+    """Draw what each input position of one sequence contributes to an output, as bars coloured by sign.
 
     Args:
       ax: the axes.
-      contributions: ``[T]``, one sequence of what `input_contributions` or `input_jacobian_norms` returned.
+      contributions: one sequence ``[T]`` of what `input_contributions` or `input_jacobian_norms` returned.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_contributions
@@ -157,20 +159,20 @@ def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
     ax.set(xlabel="step", ylabel="contribution")
     ax.locator_params(axis="x", integer=True)
     ax.margins(x=0.01)
-    _spare(ax)
+    _hide_borders(ax)
     return ax
 
 
 def draw_text(
     ax: Axes, text: str, values: ArrayLike, *, limits: tuple[float, float] = (-1.0, 1.0), columns: int = 60
 ) -> Axes:
-    """Draw a text, each character on the colour of its value, as Karpathy et al. 2015, figure 2, did.
+    """Draw a text with each character on a background coloured by its value, as in Karpathy et al. 2015, figure 2.
 
     Args:
       ax: the axes.
-      text: T characters; the end of a line is shown as an arrow.
-      values: ``[T]``, one for each: a unit's h or tanh(c), or what the character cost in bits.
-      limits: the values at the ends of the colours.
+      text: T characters. A line break is shown as an arrow.
+      values: one number for each character ``[T]``, such as a unit's h or tanh(c), or the character's loss in bits.
+      limits: the values at the ends of the colour scale.
       columns: characters in a row of the picture.
 
     >>> from matplotlib.figure import Figure
@@ -206,7 +208,7 @@ def draw_text(
 
 
 def _numbers(name: str, values: ArrayLike, ndim: int, axes: str) -> np.ndarray:
-    """Values as NumPy has them, which Matplotlib draws; "*batch" in `axes` allows for more of them."""
+    """The checked values as a NumPy array, for Matplotlib. More than `ndim` axes need a "*batch" in `axes`."""
     array = _checks.float_array(name, values, ndim, axes)
     if array.ndim > ndim and "*batch" not in axes:
         _checks.reject(name, f"an array {axes} (choose one sequence)", _checks.describe(array))
@@ -217,6 +219,6 @@ def _mean_of_batch(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1).mean(axis=1)
 
 
-def _spare(ax: Axes) -> None:
-    """No frame where no axis is."""
+def _hide_borders(ax: Axes) -> None:
+    """Hide the top and right border of the axes."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -19,15 +19,19 @@ def check_network(network: Any, params: Params) -> int:
     """
     if not isinstance(network, (Cell, Network)):
         _checks.reject("network", "a cell, a Layer, a Bidirectional or a Stack", _checks.describe(network), TypeError)
-    first = params
-    while type(first) is tuple and first:
-        first = first[0]
-    w_ih = getattr(first, "w_ih", None)
+    w_ih = _first_w_ih(params)
     if getattr(w_ih, "ndim", None) != 2:
         _checks.reject("params", f"those of {network}, with a w_ih [I, G] first", _checks.describe(params), TypeError)
     input_size = int(w_ih.shape[0])  # type: ignore[union-attr]
     _checks.like_template("params", params, template(network, input_size), f"for {network}")
     return input_size
+
+
+def _first_w_ih(params: Any) -> Any:
+    """The w_ih of the first cell. Tuples hold layers and directions; LearnedCarryParams hold the cell inside first."""
+    while isinstance(params, tuple) and params and not hasattr(params, "w_ih"):
+        params = params[0]
+    return getattr(params, "w_ih", None)
 
 
 @functools.lru_cache(maxsize=32)

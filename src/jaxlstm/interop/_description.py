@@ -19,7 +19,16 @@ from jaxlstm._cell import Cell
 from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
 from jaxlstm._stack import Stack
-from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell, Zoneout
+from jaxlstm.cells import (
+    GRUCell,
+    LearnedCarry,
+    LSTMCell,
+    LSTMVariantCell,
+    MGUCell,
+    RecurrentDropout,
+    RNNCell,
+    Zoneout,
+)
 from jaxlstm.interop._onnx_operators import OnnxFunction
 
 VERSION = 1
@@ -30,7 +39,7 @@ _CLASSES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Stack, Bidirectional, Layer),
-        *(LSTMCell, LSTMVariantCell, GRUCell, RNNCell, RecurrentDropout, Zoneout),
+        *(LSTMCell, LSTMVariantCell, GRUCell, MGUCell, RNNCell, LearnedCarry, RecurrentDropout, Zoneout),
         *(OnnxFunction, _init.Chrono),
     )
 }
@@ -115,9 +124,8 @@ def _rebuild(where: str, value: Any) -> Any:
     names = [field.name for field in dataclasses.fields(kind)]
     _check_keys(where, value, {"type", *names})
     options = {name: _rebuild(f"{where}.{name}", value[name]) for name in names}
-    if kind is Stack:
-        layers = options["layers"]
-        return Stack(*(layers if isinstance(layers, tuple) else (layers,)), dropout=options["dropout"])
+    if kind is Stack and not isinstance(options["layers"], tuple):
+        _checks.reject(f"{where}.layers", "a list of layers", _checks.describe(options["layers"]))
     return kind(**options)
 
 

@@ -70,7 +70,8 @@ def to_equinox(
       params: its params.
       prefix: put before the names, with a dot.
       layers: the cells' paths, as for `from_equinox`; None numbers the layers of a `Stack`, as a list does.
-      bias: whether the cells have biases; without, those of params must be zero.
+      bias: whether the cells have biases. True writes zeros for a cell with bias=False. False needs params whose
+        biases are zero or None.
 
     Returns:
       Arrays by their paths, for ``equinox.tree_at``.

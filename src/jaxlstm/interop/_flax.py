@@ -104,7 +104,8 @@ def to_flax(
 ) -> dict[str, Any]:
     """Write the params of Flax's recurrent cells: the inverse of `from_flax`, bit for bit.
 
-    What no weight tells, such as activations and merge_fn, the Flax module must be given as the network has it.
+    What no weight tells, such as activations and merge_fn, the Flax module must be given as the network has it. Flax's
+    cells always have biases: those of a cell with bias=False are zeros.
 
     Args:
       network: a `Layer` (Flax's RNN), a `Bidirectional` or a `Stack` (Flax's Sequential); or a cell.

@@ -69,7 +69,8 @@ def to_haiku(
     """Write Haiku's params: the inverse of `from_haiku`.
 
     Bit for bit, but for what was added there: b_f - 1 may differ from Haiku's b_f in its last bit, and the b of
-    linear_1 in a VanillaRNN is zero, all being in that of linear.
+    linear_1 in a VanillaRNN is zero, all being in that of linear. Haiku's cores always have biases. For a cell with
+    bias=False they are zeros, but -1 for the f of an LSTM, since Haiku adds 1.
 
     Args:
       network: a `Layer`, a `Bidirectional` or a `Stack`, or a cell.

@@ -128,7 +128,8 @@ def to_keras(
       params: its params.
       prefix: put before the names, with a slash.
       layers: the layers' names, as for `from_keras`; a `Stack` needs them.
-      bias: whether the layers have biases; without, those of params must be zero.
+      bias: whether the layers have biases. True writes zeros for a cell with bias=False. False needs params whose
+        biases are zero or None.
 
     Returns:
       Arrays by their paths, in Keras's order: ``layer.set_weights(list(to_keras(...).values()))``.

@@ -78,8 +78,7 @@ def write_network(
     for _, cell in places:
         if type(cell) not in (LSTMCell, GRUCell, RNNCell):
             _checks.reject("network", "LSTMCell, GRUCell and RNNCell alone", cell)
-    params = _tensors.check_params(network, params)
-    per_cell = jax.tree.leaves(params, is_leaf=lambda node: hasattr(node, "_fields"))
+    per_cell = _tensors.params_per_cell(network, [cell for _, cell in places], params)
     return {
         path + place + name: np.array(array, order="C")
         for (place, cell), one in zip(places, per_cell, strict=True)

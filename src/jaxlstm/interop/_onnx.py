@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxlstm import _checks
-from jaxlstm._layers import Bidirectional, Layer
+from jaxlstm._layers import Bidirectional, BidirectionalCarry, Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Carry, Params
 from jaxlstm.interop._onnx_cells import carries, cells, params
@@ -74,24 +74,22 @@ def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
 def _layer(node: Node) -> OnnxLayer:
     """A node as a network, and the rest of it."""
     forward, *backward = cells(node)
+    weights, states = params(node), carries(node)
     if backward:
         network: Network = Bidirectional(forward, None if backward[0] == forward else backward[0])
+        carry = BidirectionalCarry(*states) if states else None
     else:
         network = Layer(forward, reverse=node.attributes["direction"] == "reverse")
+        carry = states[0] if states else None
     lengths = node.held.get("sequence_lens")
     return OnnxLayer(
         network=network,
-        params=_one_or_both(params(node)),
-        carry=_one_or_both(carries(node)),
+        params=weights if backward else weights[0],
+        carry=carry,
         lengths=None if lengths is None else jnp.asarray(lengths),
         batch_first=bool(node.attributes["layout"]),
         inputs={place: name for place, name in node.inputs.items() if place not in node.held},
     )
-
-
-def _one_or_both(directions: tuple[Any, ...]) -> Any:
-    """What a Layer has, or the pair of a Bidirectional; None where there is nothing."""
-    return directions if len(directions) == 2 else next(iter(directions), None)
 
 
 def _load(model_or_path: Any) -> Any:

@@ -28,7 +28,8 @@ def to_onnx(network: Network | Cell, params: Params, *, lengths: bool = False, c
         outputs  ys [steps, batch, O], final_carry.<place>.h and .c [batch, H]
 
     Steps and batch are dynamic. The place of a cell is its path in the carry, as in ``final_carry.0.1.h``: the index of
-    a Stack's layer, 0 forward and 1 backward in a Bidirectional. ONNX's second bias is zero, but for a GRU's b_hn.
+    a Stack's layer, 0 forward and 1 backward in a Bidirectional. ONNX's second bias is zero, but for a GRU's b_hn. A
+    node whose cells all have bias=False has no B.
 
     Args:
       network: a Layer, a Bidirectional (merged by name), a Stack or a cell; of LSTMCell, GRUCell, RNNCell,

@@ -9,6 +9,7 @@ from jaxlstm._cell import Cell
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
 from jaxlstm.interop._onnx_operators import OPERATORS, OnnxFunction, numbers_of, onnx_function
+from jaxlstm.interop._tensors import fill_biases
 
 
 class Direction(NamedTuple):
@@ -67,12 +68,13 @@ def attributes(directions: list[Direction]) -> dict[str, Any]:
 
 
 def weights(directions: list[Direction]) -> dict[str, np.ndarray]:
-    """W, R, B and, where there are peepholes, P."""
+    """W, R, and where there are some, biases B and peepholes P."""
     found = {
         "W": [_pack(one, one.params.w_ih).T for one in directions],
         "R": [_pack(one, one.params.w_hh).T for one in directions],
-        "B": [_biases(one) for one in directions],
     }
+    if any(one.params.b is not None for one in directions):
+        found["B"] = [_biases(one) for one in directions]
     if _has_peepholes(directions[0]):
         found["P"] = [_peepholes(one) for one in directions]
     return {place: np.stack(arrays) for place, arrays in found.items()}
@@ -113,10 +115,11 @@ def _pack(one: Direction, array: Any) -> np.ndarray:
 
 def _biases(one: Direction) -> np.ndarray:
     """ONNX's two biases: ours, and zeros but for the b_hn of a GRU."""
-    b = _pack(one, one.params.b)
+    params = fill_biases(one.cell, one.params)
+    b = _pack(one, params.b)
     second = np.zeros_like(b)
-    if getattr(one.params, "b_hn", None) is not None:
-        second[-one.cell.hidden_size :] = one.params.b_hn
+    if getattr(params, "b_hn", None) is not None:
+        second[-one.cell.hidden_size :] = params.b_hn
     return np.concatenate([b, second])
 
 

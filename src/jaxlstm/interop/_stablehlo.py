@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import compute_dtype
-from jaxlstm._layers import Layer
+from jaxlstm._layers import BidirectionalCarry, Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Carry, Params
 from jaxlstm.interop._arguments import check_network
@@ -35,9 +35,9 @@ def export(
         carry, ys = program.call(xs)                                     # xs [T, B, I] -> ys [T, B, O]
         carry, ys = program.call(xs, lengths=lengths, carry=carry)       # of a program that takes them
 
-    Named tuples become dicts, ``{"h": ..., "c": ...}``, nested as the layers are, so that a program needs no type of
-    ours. Arrays have the dtype of the params (a cell state c at least float32), lengths are int32. It is evaluation:
-    dropout is left out.
+    The program needs no type of this library: a cell's carry is a dict, ``{"h": ..., "c": ...}``, and that of a
+    Bidirectional or a Stack is a tuple, ``(forward, backward)`` or one part per layer. Arrays have the dtype of the
+    params (a cell state c at least float32), lengths are int32. The program evaluates, so dropout is left out.
 
     Args:
       path: the file. It appears whole or not at all.
@@ -83,16 +83,22 @@ def export(
 
 
 def _plain(carry: Carry) -> Any:
-    """Named tuples as dicts, which JAX can write without knowing of ours."""
-    if hasattr(carry, "_asdict"):
-        return carry._asdict()
+    """Cells' named tuples as dicts, and all else as plain tuples: types that JAX can write."""
+    if _is_cell_carry(carry):
+        return {name: _plain(part) for name, part in carry._asdict().items()}
     return tuple(_plain(part) for part in carry) if isinstance(carry, tuple) else carry
 
 
 def _named_as(template: Carry, plain: Any) -> Carry:
-    """Dicts as the named tuples that they were."""
-    if hasattr(template, "_asdict"):
-        return type(template)(**plain)
-    if isinstance(template, tuple):
-        return tuple(_named_as(part, values) for part, values in zip(template, plain, strict=True))
-    return plain
+    """The inverse of `_plain`, with the types of the template."""
+    if _is_cell_carry(template):
+        return type(template)(**{name: _named_as(part, plain[name]) for name, part in template._asdict().items()})
+    if not isinstance(template, tuple):
+        return plain
+    parts = tuple(_named_as(part, values) for part, values in zip(template, plain, strict=True))
+    return BidirectionalCarry(*parts) if isinstance(template, BidirectionalCarry) else parts
+
+
+def _is_cell_carry(carry: Carry) -> bool:
+    """Whether this is the named tuple of one cell, not of both directions."""
+    return hasattr(carry, "_fields") and not isinstance(carry, BidirectionalCarry)

@@ -15,6 +15,7 @@ from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._network import Network
 from jaxlstm._step import Params
+from jaxlstm.cells import GRUCell
 from jaxlstm.interop import _safetensors
 from jaxlstm.interop._arguments import check_network
 
@@ -113,10 +114,22 @@ def gate_count(scope: Scope, name: str, packed: int, size: int, allowed: tuple[i
     return gates
 
 
-def check_params(network: Network | Cell, params: Params) -> Params:
-    """The params as NumPy arrays, once they fit the network."""
+def params_per_cell(network: Network | Cell, cells: Iterable[Cell], params: Params) -> list[Any]:
+    """Check that the params fit the network. Returns those of each cell as NumPy arrays, with all biases."""
     check_network(network, params)
-    return jax.tree.map(np.asarray, params)
+    arrays = jax.tree.map(np.asarray, params)
+    per_cell = jax.tree.leaves(arrays, is_leaf=lambda node: hasattr(node, "_fields"))
+    return [fill_biases(cell, one) for cell, one in zip(cells, per_cell, strict=True)]
+
+
+def fill_biases(cell: Cell, params: Any) -> Any:
+    """The params of a cell, with zeros for the biases that it does not have because of bias=False."""
+    if params.b is not None:
+        return params
+    biases = {"b": np.zeros(params.w_ih.shape[-1], params.w_ih.dtype)}
+    if isinstance(cell, GRUCell) and cell.reset_after:
+        biases["b_hn"] = np.zeros(cell.hidden_size, params.w_ih.dtype)
+    return params._replace(**biases)
 
 
 def check_zeros(name: str, values: np.ndarray, why: str) -> None:

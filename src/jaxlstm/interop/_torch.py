@@ -92,7 +92,8 @@ def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias:
         nn.LSTMCell, nn.GRUCell or nn.RNNCell.
       params: its params.
       prefix: put before the names, with a dot.
-      bias: whether the module has biases; without, those of params must be zero.
+      bias: whether the module has biases. True writes zeros for a cell with bias=False. False needs params whose
+        biases are zero or None.
 
     Returns:
       Arrays by torch's names, in its order: ``module.load_state_dict({k: torch.from_numpy(v) for k, v in ...})``.
@@ -109,8 +110,7 @@ def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias:
     for cell in cells.values():
         _check_cell(cell, next(iter(cells.values())))
     _checks.check_flag("bias", bias)
-    params = _tensors.check_params(network, params)
-    per_cell = jax.tree.leaves(params, is_leaf=lambda node: hasattr(node, "_fields"))
+    per_cell = _tensors.params_per_cell(network, cells.values(), params)
     path = _tensors.path_of(prefix, ".")
     return {
         f"{path}{name}{suffix}": np.array(array, order="C")

@@ -17,13 +17,17 @@ from jaxlstm.training._fit import fit
 from jaxlstm.training._guard import skip_nonfinite
 from jaxlstm.training._losses import cross_entropy, masked_mean, squared_error
 from jaxlstm.training._state import TrainState, init_state
-from jaxlstm.training._step import make_train_step
+from jaxlstm.training._step import CarriedLossFn, LossFn, StatelessLossFn, TrainStep, make_train_step
 
 __all__ = [
+    "CarriedLossFn",
     "CheckpointError",
     "Checkpoints",
+    "LossFn",
+    "StatelessLossFn",
     "Terminated",
     "TrainState",
+    "TrainStep",
     "cross_entropy",
     "fit",
     "init_state",

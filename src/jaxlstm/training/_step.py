@@ -1,7 +1,8 @@
 """One step of gradient descent, jitted."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,79 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxlstm import _checks
+from jaxlstm._random import Key
 from jaxlstm._step import Carry, Params
 from jaxlstm.training._guard import skipped
 from jaxlstm.training._mesh import MeshStep, Specs, check_mesh
 from jaxlstm.training._state import TrainState, check_optimizer
 
 Metrics = dict[str, Any]  # arrays by name
-OWN = ("loss", "grad_norm", "skipped")  # those of the step itself
-# (params, batch, key) -> (loss, metrics), or (params, carry, batch, key) -> (loss, (carry, metrics))
-LossFn = Callable[..., tuple[Any, Any]]
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+OWN = ("loss", "grad_norm", "skipped")  # metrics that the step itself reports
+
+
+@runtime_checkable
+class StatelessLossFn(Protocol):
+    """The loss of a batch that does not depend on the batches before it.
+
+    Any function of three positional arguments fits, whatever their names.
+    """
+
+    def __call__(self, params: Params, batch: Any, key: Key, /) -> tuple[Array, Metrics]:
+        """Compute the loss of a batch.
+
+        Args:
+          params: the params to differentiate by.
+          batch: what was passed to the training step, or what `fit` drew from its batches.
+          key: a PRNG key of this step alone.
+
+        Returns:
+          ``(loss, metrics)``: a floating-point scalar to minimise, and a dict of arrays to report, ``{}`` for none.
+        """
+        ...
+
+
+@runtime_checkable
+class CarriedLossFn(Protocol):
+    """The loss of a batch whose sequences continue those of the batch before, for a state with a carry.
+
+    Any function of four positional arguments fits, whatever their names.
+    """
+
+    def __call__(self, params: Params, carry: Carry, batch: Any, key: Key, /) -> tuple[Array, tuple[Carry, Metrics]]:
+        """Compute the loss of a batch, starting from the carry of the step before.
+
+        Args:
+          params: the params to differentiate by.
+          carry: the carry that this function returned in the step before; in the first step, that of `init_state`. It
+            is a constant of the gradient.
+          batch: what was passed to the training step, or what `fit` drew from its batches.
+          key: a PRNG key of this step alone.
+
+        Returns:
+          ``(loss, (carry, metrics))``: a floating-point scalar to minimise, the carry for the next step, with the
+          structure, shapes and dtypes of the one given, and a dict of arrays to report, ``{}`` for none.
+        """
+        ...
+
+
+LossFn = StatelessLossFn | CarriedLossFn  # which of the two it must be depends on whether the state has a carry
+
+
+@runtime_checkable
+class TrainStep(Protocol):
+    """One training step, as `make_train_step` makes it and `fit` calls it."""
+
+    def __call__(self, state: TrainState, batch: Any, /) -> tuple[TrainState, Metrics]:
+        """Update the params by the gradient of one batch.
+
+        Args:
+          state: the state before the step. A step of `make_train_step` reuses its memory, so do not use it afterwards.
+          batch: the batch for the loss function.
+
+        Returns:
+          ``(state, metrics)``: the state after the step, and a dict of arrays by name.
+        """
+        ...
 
 
 def make_train_step(
@@ -31,34 +95,37 @@ def make_train_step(
     param_specs: Specs | None = None,
     batch_size: int | None = None,
 ) -> TrainStep:
-    """Make the function that takes one step, jitted, its state's memory given away (donated).
+    """Make a jitted training step. It donates the memory of the state that it is given.
 
         key_n = fold_in(key, n)
         g     = d loss_fn(params, batch, key_n)[0] / d params
         params, opt_state = the optimizer's update by g        n + 1
 
     Args:
-      loss_fn: ``(params, batch, key) -> (loss, metrics)``: a floating-point scalar to minimise, and a dict of whatever
-        else should be reported, ``{}`` for nothing. Where the state has a carry, ``(params, carry, batch, key) ->
-        (loss, (carry, metrics))``: the next step is given the carry that this one returns. No gradient enters it.
+      loss_fn: ``(params, batch, key) -> (loss, metrics)``, see `StatelessLossFn`: a floating-point scalar to minimise,
+        and a dict of arrays to report, ``{}`` for none. Where the state has a carry, ``(params, carry, batch, key) ->
+        (loss, (carry, metrics))``, see `CarriedLossFn`: the next step gets the carry that this one returns. The
+        gradient ends at the carry.
       optimizer: the Optax gradient transformation that `init_state` was given.
-      mesh: devices to run on, with an axis "data" that batches are divided over, and perhaps an axis "model" for
-        params. Results are those of one device, to rounding. A batch that the devices do not divide is filled up with
-        zeros, and must hold a bool mask by which the loss leaves out what fills it up: its entries there are False.
-        (Any bool array in it is taken for one, but for those named "reset".) With several processes each gives its own
-        part of the batch, of the same shape as the others'. A carry's first axis is that of the sequences, with those
-        that fill them up. (Where a batch is filled up, what `loss_fn` draws at random has that shape too.)
-      batch_axis: the axis of the sequences in the batch, one for all its leaves or a tree of them; time comes first.
-      param_specs: a function of the params to a tree like them of `jax.sharding.PartitionSpec`. None divides the last
-        axis of each over "model", the packed gates, where that goes; without such an axis params are replicated.
-      batch_size: sequences that every batch is filled up to, those of all processes together: for a last batch that is
-        smaller, or parts that differ. None fills up to what the devices divide.
+      mesh: devices to run on, with an axis "data" that divides batches and optionally an axis "model" that divides
+        params. The results are those of one device, up to rounding. A batch that the devices do not divide is padded
+        with zero sequences. It must then hold a bool mask, which is False for the padding and by which the loss leaves
+        the padding out. (Every bool array of the batch counts as a mask, except those named "reset".) With several
+        processes, each passes its own part of the batch, all of the same shape. The first axis of a carry is that of
+        the sequences, padding included. (The loss function sees padded shapes, so a padded batch draws other random
+        numbers.)
+      batch_axis: the axis of the sequences in the batch: one for all its leaves, or a tree of them. Time comes first.
+      param_specs: a function from the params to a tree like them of `jax.sharding.PartitionSpec`. None divides the
+        last axis of each over "model", that of the packed gates, where the size allows it. Without an axis "model",
+        params are replicated.
+      batch_size: the number of sequences, of all processes together, that every batch is padded to, for a smaller last
+        batch or parts of different sizes. None pads to the next size that the devices divide.
 
     Returns:
-      ``train_step(state, batch) -> (state, metrics)``, metrics being "loss", "grad_norm" (the Euclidean norm of g over
-      all params, before the optimizer clips or scales it), "skipped" where `skip_nonfinite` guards the optimizer, and
-      what `loss_fn` reports. The state that went in must not be used again. ``jax.vmap(train_step)``, without a mesh,
-      trains several seeds at once, on a state and batches with a leading axis.
+      A `TrainStep`, ``train_step(state, batch) -> (state, metrics)``. The metrics are "loss", "grad_norm" (the
+      Euclidean norm of g over all params, before the optimizer clips or scales it), "skipped" where `skip_nonfinite`
+      guards the optimizer, and what `loss_fn` reports. Do not use a state after it was passed in. Without a mesh,
+      ``jax.vmap(train_step)`` trains several seeds at once, on a state and batches with a leading axis.
 
     Raises:
       ValueError, TypeError: if an argument, or what `loss_fn` returns, does not fit; the message says how.
@@ -77,26 +144,15 @@ def make_train_step(
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
     check_mesh(mesh, batch_axis, param_specs, batch_size)
-
-    def loss(params: Params, state: TrainState, batch: Any) -> tuple[Array, tuple[Carry, Metrics]]:
-        key = jax.random.fold_in(state.key, state.step)
-        if state.carry is None:
-            value, reported = _pair(loss_fn(params, batch, key), "(loss, metrics)")
-            carry = None
-        else:
-            value, after = _pair(loss_fn(params, state.carry, batch, key), "(loss, (carry, metrics))")
-            carry, reported = _pair(after, "(loss, (carry, metrics))")
-            _check_carry(carry, state.carry)
-        _check_report(value, reported)
-        return value, (carry, reported)
+    loss = partial(_loss, loss_fn)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         (value, (carry, reported)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, state, batch)
-        with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters with floats
+        with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters by floats
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             metrics = {"loss": value, "grad_norm": _norm(gradient), **skipped(opt_state), **reported}
-            if carry is not None and "skipped" in metrics:  # one that is not finite would spoil every later step
+            if carry is not None and "skipped" in metrics:  # a carry that is not finite would spoil all later steps
                 skip = metrics["skipped"] > skipped(state.opt_state)["skipped"]
                 carry = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.carry, carry)
         return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key, carry=carry), metrics
@@ -106,6 +162,22 @@ def make_train_step(
     return MeshStep(train_step, mesh, batch_axis, param_specs, batch_size=batch_size)
 
 
+def _loss(
+    loss_fn: Callable[..., Any], params: Params, state: TrainState, batch: Any
+) -> tuple[Array, tuple[Carry, Metrics]]:
+    """Call the loss function, with the carry if the state has one, and check what it returns."""
+    key = jax.random.fold_in(state.key, state.step)
+    if state.carry is None:
+        value, reported = _pair(loss_fn(params, batch, key), "(loss, metrics)")
+        carry = None
+    else:
+        value, after = _pair(loss_fn(params, state.carry, batch, key), "(loss, (carry, metrics))")
+        carry, reported = _pair(after, "(loss, (carry, metrics))")
+        _check_carry(carry, state.carry)
+    _check_report(value, reported)
+    return value, (carry, reported)
+
+
 def _pair(result: Any, what: str) -> tuple[Any, Any]:
     if not isinstance(result, tuple) or len(result) != 2:
         _checks.reject("loss_fn", f"to return {what}", _checks.describe(result), TypeError)
@@ -113,7 +185,7 @@ def _pair(result: Any, what: str) -> tuple[Any, Any]:
 
 
 def _check_report(loss: Any, reported: Any) -> None:
-    """What a loss function returns is a scalar and a dict."""
+    """Raise an error unless the loss is a floating-point scalar and the metrics are a dict with names of their own."""
     if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
         _checks.reject("loss_fn", "to return a floating-point loss", _checks.describe(loss), TypeError)
     if loss.ndim:
@@ -126,7 +198,7 @@ def _check_report(loss: Any, reported: Any) -> None:
 
 
 def _check_carry(after: Any, before: Carry) -> None:
-    """A carry keeps its structure, shapes and dtypes from step to step, or every step would compile anew."""
+    """Raise an error if the carry changes its structure, shapes or dtypes: every step would then compile again."""
     got, expected = (jax.tree.map(_checks.describe, carry) for carry in (after, before))
     if got != expected:
         _checks.reject("loss_fn", f"to return a carry like the one it was given, {expected}", got, TypeError)
