@@ -63,7 +63,7 @@ def test_the_block_runs_and_computes_the_same(framework, without_x64, monkeypatc
     monkeypatch.setitem(os.environ, "KERAS_BACKEND", "jax")
     pytest.importorskip(framework.lower(), reason=f"{framework} is not installed")
     shown = {}
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(BLOCKS[framework], shown)
         changed = jax.tree.map(lambda leaf: leaf + np.float32(0.1), shown["params"])
         theirs = FRAMEWORKS[framework](shown, changed)
@@ -90,7 +90,7 @@ def test_what_was_read_is_trained_on(without_x64, without_type_hook):
     params = network.init(jax.random.key(0), 3)
     xs = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
     shown = {"network": network, "params": params, "xs": xs}
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(BLOCKS["Training on"], shown)
     assert shown["state"].step == 10
     assert shown["network"].dropout == 0.3
@@ -100,7 +100,7 @@ def test_what_was_read_is_trained_on(without_x64, without_type_hook):
 def test_nnx_gets_its_own_weights_back(without_x64):
     nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
     empty = {"kernel_init": nnx.initializers.ones, "recurrent_kernel_init": nnx.initializers.ones}
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         cells = [nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0), **empty) for _ in range(2)]
         model = nnx.Bidirectional(*(nnx.RNN(cell) for cell in cells))
         state = nnx.state(model, nnx.Param)

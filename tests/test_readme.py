@@ -14,7 +14,7 @@ def test_the_readmes_python_runs(without_x64, without_type_hook, tmp_path, monke
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 4
     shown = {}
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec("\n".join(blocks), shown)
         jl, jnp = shown["jl"], shown["jnp"]
         cell = shown["MinimalGatedCell"](hidden_size=4)

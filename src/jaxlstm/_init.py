@@ -103,8 +103,9 @@ def draw_weight(
 
     They are drawn under vmap, so that an orthogonal initialiser makes one batched QR decomposition a weight.
     """
-    drawn = jax.vmap(lambda key: init(key, shape, dtype))(jax.random.split(key, gates))
-    return pack(drawn)
+    if gates == 1:
+        return init(key, shape, dtype)
+    return pack(jax.vmap(lambda key: init(key, shape, dtype))(jax.random.split(key, gates)))
 
 
 def pack(gates: Float[Array, "gates ..."]) -> Array:

@@ -1,10 +1,9 @@
 """The forward loop over checked arguments, and what it keeps of each step for the derivative."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array
 
 from jaxlstm._cell import Cell
 from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step
@@ -41,7 +40,7 @@ def _forward(
         with jax.named_scope("project"):
             zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
 
-    def step(carry: Carry, now: tuple[Inputs, Array | None]) -> tuple[Carry, tuple[Output, Kept]]:
+    def step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
         carry, y, kept = masked_step(plan.cell, params, initial, carry, *now)
         return carry, (y, kept if plan.keep_preactivations else kept._replace(z=None))
 

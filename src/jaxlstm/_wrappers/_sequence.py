@@ -72,7 +72,7 @@ def flip(xs: Array, seq_lengths: ArrayLike | None) -> Array:
         return jnp.flip(xs, axis=0)
     lengths = jnp.asarray(seq_lengths).astype(jnp.int32)
     times = jnp.arange(xs.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape))
-    source = (lengths - 1 - times) % max(xs.shape[0], 1)
+    source = (lengths[None] - 1 - times) % max(xs.shape[0], 1)
     return jnp.take_along_axis(xs, source.reshape(*source.shape, *(1,) * (xs.ndim - source.ndim)), axis=0)
 
 

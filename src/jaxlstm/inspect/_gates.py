@@ -4,6 +4,7 @@ Each function takes one gate ``[T, *batch, H]``, such as ``gates.f`` of a trace,
 cover all steps that count: those within `lengths` and where `mask` is True.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -117,6 +118,14 @@ def retention(
     if reset is not None:
         reset = _checks.bool_array("reset", reset, f.shape[:-1])
         factors = select(reset, jnp.zeros_like(f), factors)
+    return _retention(factors, counts, lags=int(lags))
+
+
+@partial(jax.jit, static_argnames="lags")
+def _retention(
+    factors: Float[Array, "T *batch H"], counts: Bool[Array, "T *batch"], *, lags: int
+) -> Float[Array, "lags H"]:
+    """The means over time of the products of 0, 1, .. `lags` factors. Jitted, so that equal calls compile once."""
 
     def longer(now: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], Array]:
         products, factors, ends = now  # at t: f_{t+1} .. f_{t+n}, f_{t+n}, and whether step t + n counts
@@ -124,7 +133,7 @@ def retention(
         products = products * factors
         return (products, factors, ends), _mean(products, counts & ends)
 
-    none = jnp.ones_like(f)
+    none = jnp.ones_like(factors)
     _, means = jax.lax.scan(longer, (none, factors, counts), length=lags)
     return jnp.concatenate([_mean(none, counts)[None], means])
 

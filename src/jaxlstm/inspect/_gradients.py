@@ -217,7 +217,7 @@ def _last_step(xs: Array, lengths: ArrayLike | None, mask: ArrayLike | None) -> 
 def _by_lag(values: Float[Array, "T *batch"], last: Int[Array, "*batch"]) -> Float[Array, "T *batch"]:
     """The value at step last - lag for each lag; zero before the first step."""
     lags = jnp.arange(values.shape[0], dtype=last.dtype).reshape(-1, *(1 for _ in last.shape))
-    steps = last - lags
+    steps = last[None] - lags
     found = jnp.take_along_axis(values, jnp.maximum(steps, 0), axis=0)
     return jnp.where(steps >= 0, found, jnp.zeros_like(found))
 

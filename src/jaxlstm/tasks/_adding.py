@@ -65,7 +65,7 @@ def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     first = jax.random.randint(first_key, (batch_size,), 0, length // 2, jnp.int32)
     second = jax.random.randint(second_key, (batch_size,), length // 2, length, jnp.int32)
     steps = jnp.arange(length, dtype=first.dtype)[:, None]
-    markers = ((steps == first) | (steps == second)).astype(jnp.float32)
+    markers = ((steps == first[None]) | (steps == second[None])).astype(jnp.float32)
     return Sequences(jnp.stack([values, markers], axis=-1), jnp.sum(values * markers, axis=0))
 
 

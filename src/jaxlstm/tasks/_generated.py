@@ -13,7 +13,7 @@ from jaxlstm._cell import Cell
 from jaxlstm._network import Network
 from jaxlstm._random import Key
 from jaxlstm._stack import Stack
-from jaxlstm.tasks._model import ModelParams, dropout, last_output, linear
+from jaxlstm.tasks._model import ModelParams, dropout, linear, output_at_last_step
 from jaxlstm.tasks._task import Problem, Recipe
 from jaxlstm.training._filling import filled
 
@@ -33,7 +33,7 @@ class Sequences(NamedTuple):
         steps, size, _ = self.xs.shape
         if self.lengths is None:
             return jnp.ones((steps, size), jnp.bool_)
-        return jnp.arange(steps, dtype=self.lengths.dtype)[:, None] < self.lengths
+        return jnp.arange(steps, dtype=self.lengths.dtype)[:, None] < self.lengths[None]
 
     def filled(self, real: Bool[Array, "B"] | None) -> "Sequences":
         """With zeros behind them where `real` is False, and laid out over devices as it is; the targets stay."""
@@ -42,7 +42,8 @@ class Sequences(NamedTuple):
 
         def fill(leaf: Array, axis: int) -> Array:
             leaf = filled(leaf, axis, len(real))
-            return jnp.where(real.reshape(-1, *(1,) * (leaf.ndim - 1 - axis)), leaf, jnp.zeros_like(leaf))
+            others = (*range(axis), *range(axis + 1, leaf.ndim))
+            return jnp.where(jnp.expand_dims(real, others), leaf, jnp.zeros_like(leaf))
 
         return self._replace(xs=fill(self.xs, 1), lengths=None if self.lengths is None else fill(self.lengths, 0))
 
@@ -85,7 +86,8 @@ def generated(
         network_key, head_key = (None, None) if key is None else jax.random.split(key)
         xs, _, lengths = sequences
         _, ys = network.apply(params.network, xs, lengths=lengths, key=network_key)
-        answers = linear(params.head, dropout(head_key, last_output(ys, lengths) if last else ys, recipe.dropout))
+        read = output_at_last_step(ys, lengths) if last else ys
+        answers = linear(params.head, dropout(head_key, read, recipe.dropout))
         return answers[..., 0] if outputs == 1 else answers
 
     def loss(

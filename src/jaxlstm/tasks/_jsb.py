@@ -121,7 +121,7 @@ def frame_loss(logits: Float[Array, "steps B 88"], chorales: Chorales) -> Float[
     targets = jnp.swapaxes(chorales.frames[:, 1:], 0, 1)
     surprise = jnp.sum(jax.nn.softplus(logits) - targets * logits, axis=-1)
     steps = jnp.arange(len(targets), dtype=chorales.lengths.dtype)[:, None]
-    return masked_mean(surprise, steps < chorales.lengths - 1)
+    return masked_mean(surprise, steps < chorales.lengths[None] - 1)
 
 
 def _part(sequences: Any) -> Chorales:

@@ -72,11 +72,11 @@ def make_batch(key: Key, batch_size: int, length: int, *, multiply: bool) -> Seq
     b = jax.random.randint(second_key, (batch_size,), 0, length // 2 - 1, jnp.int32)
     b = b + (b >= a).astype(b.dtype)  # those before a keep their number, those from a on move up by one
 
-    steps = jnp.arange(longest, dtype=jnp.int32)[:, None]
+    steps, last = jnp.arange(longest, dtype=jnp.int32)[:, None], lengths[None] - 1
     values = jax.random.uniform(value_key, (longest, batch_size), jnp.float32, 0 if multiply else -1, 1)
-    values = jnp.where(steps < lengths, values, jnp.float32(0))
-    ends = (steps == 0) | (steps == lengths - 1)
-    marked = (steps == a) | (steps == b)
+    values = jnp.where(steps <= last, values, jnp.float32(0))
+    ends = (steps == 0) | (steps == last)
+    marked = (steps == a[None]) | (steps == b[None])
     markers = jnp.where(ends, jnp.float32(-1), marked.astype(jnp.float32))
 
     kept = marked & ~ends

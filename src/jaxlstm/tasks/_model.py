@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlstm._arrays import select
+from jaxlstm._arrays import affine, select
 from jaxlstm._network import Network
 from jaxlstm._random import Key
 from jaxlstm._step import Params
@@ -42,16 +42,18 @@ def max_pool(ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"]) -> F
     >>> max_pool(jnp.array([[[-2.0]], [[-1.0]], [[0.0]]]), jnp.array([2]))
     Array([[-1.]], dtype=float32)
     """
-    valid = jnp.arange(ys.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape)) < lengths
-    pooled = jnp.max(select(valid, ys, jnp.full_like(ys, -jnp.inf)), axis=0)
+    times = jnp.arange(ys.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape))
+    pooled = jnp.max(select(times < lengths[None], ys, jnp.full_like(ys, -jnp.inf)), axis=0)
     return select(lengths > 0, pooled, jnp.zeros_like(pooled))
 
 
-def last_output(ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"] | None) -> Float[Array, "*batch H"]:
+def output_at_last_step(
+    ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"] | None
+) -> Float[Array, "*batch H"]:
     """Each sequence's output at its own last step, of which it has at least one.
 
-    >>> from jaxlstm.tasks._model import last_output
-    >>> last_output(jnp.array([[[1.0]], [[2.0]], [[0.0]]]), jnp.array([2]))
+    >>> from jaxlstm.tasks._model import output_at_last_step
+    >>> output_at_last_step(jnp.array([[[1.0]], [[2.0]], [[0.0]]]), jnp.array([2]))
     Array([[2.]], dtype=float32)
     """
     if lengths is None:
@@ -69,4 +71,4 @@ def dropout(key: Key | None, h: Float[Array, "..."], rate: float) -> Float[Array
 
 def linear(params: HeadParams, h: Float[Array, "*batch H"]) -> Float[Array, "*batch C"]:
     """h @ w + b."""
-    return h @ params.w + params.b
+    return affine(h, params.w, params.b)

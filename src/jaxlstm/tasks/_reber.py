@@ -69,7 +69,7 @@ def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     """
     symbols, legal, ended = walk(key, batch_size, length, within=True)
     lengths = jnp.argmax(ended, axis=0).astype(jnp.int32)  # the place of the first string's E
-    shown = jnp.arange(length - 1, dtype=jnp.int32)[:, None] < lengths
+    shown = jnp.arange(length - 1, dtype=jnp.int32)[:, None] < lengths[None]
     xs = jnp.where(shown[..., None], one_hot(symbols[:-1], len(ALPHABET)), jnp.float32(0))
     return Sequences(xs, Following(symbols[1:], legal[1:]), lengths)
 

@@ -74,12 +74,12 @@ def make_batch(key: Key, batch_size: int, length: int, *, relevant: int) -> Sequ
     places = begins + jax.random.randint(place_key, (relevant, batch_size), 0, length // 10 + 1, jnp.int32)
     is_y = jax.random.randint(order_key, (relevant, batch_size), 0, 2, jnp.int32)
 
-    steps = jnp.arange(longest, dtype=jnp.int32)[:, None]
-    for place, y in zip(places, is_y, strict=True):
+    steps, last = jnp.arange(longest, dtype=jnp.int32)[:, None], lengths[None] - 1
+    for place, y in zip(places[:, None], is_y[:, None], strict=True):
         symbols = jnp.where(steps == place, ALPHABET.index("X") + y, symbols)
     symbols = jnp.where(steps == 0, ALPHABET.index("E"), symbols)
-    symbols = jnp.where(steps == lengths - 1, ALPHABET.index("B"), symbols)
-    xs = jnp.where((steps < lengths)[..., None], one_hot(symbols, len(ALPHABET)), jnp.float32(0))
+    symbols = jnp.where(steps == last, ALPHABET.index("B"), symbols)
+    xs = jnp.where((steps <= last)[..., None], one_hot(symbols, len(ALPHABET)), jnp.float32(0))
     weights = 2 ** jnp.arange(relevant - 1, -1, -1, dtype=jnp.int32)[:, None]
     return Sequences(xs, jnp.sum(weights * is_y, axis=0, dtype=jnp.int32), lengths)
 

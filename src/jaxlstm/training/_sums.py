@@ -26,9 +26,9 @@ def array_sums(array: Array) -> UInt32[Array, "2"]:
     words = _words(array)
     place = jnp.ones((), jnp.uint32)
     for axis, size in enumerate(words.shape):
-        after = words.shape[axis + 1 :]
-        along = jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(math.prod(after) % 2**32)
-        place = place + along.reshape(-1, *(1 for _ in after))
+        apart = jnp.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        others = (*range(axis), *range(axis + 1, words.ndim))
+        place = place + jnp.expand_dims(jnp.arange(size, dtype=jnp.uint32) * apart, others)
     return jnp.stack([jnp.sum(words, dtype=jnp.uint32), jnp.sum(words * place, dtype=jnp.uint32)])
 
 
