@@ -173,8 +173,8 @@ def _step(
         dtype = compute_dtype(params, x.dtype)
         params = cast(params, dtype)
         initial = cell.init_carry(params, x.shape[:-1], dtype=dtype)
-        initial, carry = match_varying((initial, carry), params, x, valid, reset)
         noise = draw_noise(cell, key, time, initial)
+        initial, carry = match_varying((initial, carry), params, x, valid, reset, noise)
         return masked_step(cell, params, initial, carry, Inputs(x.astype(dtype), valid, reset, noise))[:2]
 
     return with_automatic_axes(run, x.ndim - 1, time=False)(params, x, carry, valid, reset, key, time)

@@ -11,11 +11,11 @@ from jaxtyping import Array
 
 
 def match_varying(carry: Any, *others: Any) -> Any:
-    """The carry, varying along every axis of `jax.shard_map` that any of the others varies along.
+    """The carry, all of it varying along every axis of `jax.shard_map` that some of it or of the others varies along.
 
     The carry of a scan must be of the type that the step returns; new zeros vary along no axis.
     """
-    axes = frozenset().union(*map(_varying, jax.tree.leaves(others)))
+    axes = frozenset().union(*map(_varying, jax.tree.leaves((carry, others))))
 
     def leaf(array: Array) -> Array:
         missing = axes - _varying(array)
@@ -54,10 +54,19 @@ def with_automatic_axes(run: Callable[..., Any], batch_rank: int, *, time: bool 
 
 
 def spans_devices(xs: Array) -> bool:
-    """Whether xs are known to be divided among several devices, by where they are or by the mesh in their type."""
+    """Whether xs may be divided among several devices, by all that is known of them.
+
+    That is where they lie. While JAX traces, it is the mesh in their type, which names that of the arguments that they
+    come from, or the mesh of `jax.set_mesh`. Of the axes of a shard_map, each device has its own part.
+    """
     if not isinstance(xs, Tracer):
         return len(xs.sharding.device_set) > 1
-    return jax.typeof(xs).sharding.mesh.size > 1
+    meshes = jax.typeof(xs).sharding.mesh, jax.sharding.get_abstract_mesh()
+    return any(
+        size > 1 and kind != AxisType.Manual
+        for mesh in meshes
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    )
 
 
 def _explicit(*tree: Any) -> Any:

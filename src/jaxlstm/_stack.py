@@ -89,7 +89,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     ) -> tuple[tuple[Any, ...], Output]:
         carries = (None,) * len(self.layers) if carry is None else carry
 
-        def run(layer: Network, params: Params, xs: Array, carry: Carry | None, key: Key | None) -> tuple[Carry, Array]:
+        def run(layer: Network, params: Params, xs: Array, carry: Carry | None, key: Key | None) -> tuple[Carry, Output]:
             return layer._apply(params, xs, carry, options._replace(key=key), run_cell)
 
         def drop(key: Key, ys: Array) -> Array:
@@ -101,7 +101,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     def _step(
         self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Array, options: StepOptions
     ) -> tuple[tuple[Any, ...], Output]:
-        def run(layer: Network, params: Params, x: Array, carry: Carry, key: Key | None) -> tuple[Carry, Array]:
+        def run(layer: Network, params: Params, x: Array, carry: Carry, key: Key | None) -> tuple[Carry, Output]:
             return layer._step(params, carry, x, options._replace(key=key))
 
         def drop(key: Key, y: Array) -> Array:

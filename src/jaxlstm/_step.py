@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from jaxlstm import _checks
 from jaxlstm._arrays import select
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Output = Array  # an editor is told the usual case
 else:
     Cell = Any
-    Output = PyTree[Float[Array, "..."]]  # a readout may return any tree of arrays
+    Output = PyTree[Shaped[Array, "..."]]  # a readout may return any tree of arrays
 
 Params = Any  # params of a cell that is not known
 Carry = Any  # a carry of a cell that is not known

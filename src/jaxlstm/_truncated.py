@@ -32,7 +32,7 @@ class Span(NamedTuple):
     start: Array
 
 
-Run = Callable[[Carry, Span], tuple[Carry, Array]]
+Run = Callable[[Carry, Span], tuple[Carry, Output]]
 
 
 def truncated(
@@ -147,7 +147,7 @@ def _truncated(
         whole = Span(xs, *rest)
         template, _ = jax.eval_shape(run, params, carry, whole)
         carry = network.init_carry(params, xs.shape[1:-1]) if carry is None else carry
-        carry = match_varying(cast_like(carry, template), params, whole)  # what blocks hand on
+        carry = match_varying(cast_like(carry, template), template)  # what blocks hand on
         blocks = _blocks(whole, k1)
         if k1 == k2:
             carry, ys = _block_by_block(partial(run, params), carry, blocks)
@@ -179,10 +179,10 @@ def _pad(leaf: Array, before: int, after: int) -> Array:
     return jnp.pad(leaf, ((before, after), *((0, 0) for _ in leaf.shape[1:])))
 
 
-def _block_by_block(run: Run, carry: Carry, blocks: Span) -> tuple[Carry, Array]:
+def _block_by_block(run: Run, carry: Carry, blocks: Span) -> tuple[Carry, Output]:
     """One scan over the blocks. The gradient ends at the borders between them, not at the carry before the first."""
 
-    def body(carry: Carry, now: tuple[Array, Span]) -> tuple[Carry, Array]:
+    def body(carry: Carry, now: tuple[Array, Span]) -> tuple[Carry, Output]:
         first, block = now
         return run(select(first, carry, stop_gradient(carry)), block)
 
@@ -205,7 +205,7 @@ def _borders(run: Run, carry: Carry, blocks: Span, width: int) -> Carry:
     )
 
 
-def _windows(run: Run, borders: Carry, blocks: Span, width: int) -> tuple[Carry, Array]:
+def _windows(run: Run, borders: Carry, blocks: Span, width: int) -> tuple[Carry, Output]:
     """Run all windows at once, each of `width` blocks: the last window's carry, and the last block of each window's ys.
 
     Where a window begins before the sequence, it has masked steps there, which hold the carry.

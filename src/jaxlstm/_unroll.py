@@ -170,9 +170,9 @@ def _run_plan(
     params = cast(params, dtype)
     initial = plan.cell.init_carry(params, xs.shape[1:-1], dtype=dtype)
     carry = initial if carry is None else cast_like(carry, initial)
-    initial, carry = match_varying((initial, carry), params, xs, valid, reset)
     noise = jax.vmap(lambda time: draw_noise(plan.cell, key, time, initial))(times(start, xs.shape[0]))
     _check_noise(plan.cell, noise, xs.shape[1:-1])
+    initial, carry = match_varying((initial, carry), params, xs, valid, reset, noise)
     inputs = _prepare(Inputs(xs.astype(dtype), valid, reset, noise), plan.reverse)
     run = partial(recurrence, plan, params, initial)
     if isinstance(remat, bool):

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._cell import C, Cell
@@ -62,7 +63,7 @@ class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
         """The learned carry, for each sequence."""
         like = super().init_carry(params, batch_shape, dtype=dtype)
 
-        def leaf(learned: jax.Array, like: jax.Array) -> jax.Array:
+        def leaf(learned: ArrayLike, like: Array) -> Array:
             return jnp.broadcast_to(learned, like.shape).astype(like.dtype)
 
         return jax.tree.map(leaf, params.initial_carry, like)

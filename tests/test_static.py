@@ -1,0 +1,119 @@
+"""Cells and networks as values: copies, pickles, other processes, `dataclasses.replace`, NumPy scalars as options."""
+
+import copy
+import dataclasses
+import multiprocessing
+import pickle
+import sys
+
+import cloudpickle
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+
+LSTM = jl.LSTMCell(4)
+VALUES = {
+    "lstm": LSTM,
+    "gru": jl.GRUCell(3, gate_fn=jax.nn.hard_sigmoid, activation_fn=jax.nn.relu),
+    "rnn": jl.RNNCell(3, activation_fn=jax.lax.tanh, w_ih_init=jl.torch_uniform),
+    "variant": jl.LSTMVariantCell(4, peephole=True, clip=2, b_init=jl.chrono(9)),
+    "mgu": jl.MGUCell(2),
+    "wrapped": jl.LearnedCarry(jl.RecurrentDropout(jl.Zoneout(LSTM, h=0.1), 0.2)),
+    "layer": jl.Layer(LSTM, reverse=True),
+    "bidirectional": jl.Bidirectional(LSTM, jl.GRUCell(4), merge=jnp.maximum),
+    "stack": jl.Stack(jl.Bidirectional(LSTM), jl.Layer(jl.GRUCell(3)), dropout=0.3),
+}
+every_value = pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+
+
+@every_value
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda value: pickle.loads(pickle.dumps(value)),
+        lambda value: cloudpickle.loads(cloudpickle.dumps(value)),
+        copy.copy,
+        copy.deepcopy,
+        dataclasses.replace,
+        *([copy.replace] if sys.version_info >= (3, 13) else []),
+    ],
+    ids=["pickle", "cloudpickle", "copy", "deepcopy", "replace"] + ["copy.replace"] * (sys.version_info >= (3, 13)),
+)
+def test_round_trips_are_equal(value, through):
+    result = through(value)
+    assert result == value
+    assert hash(result) == hash(value)
+    assert repr(result) == repr(value)
+
+
+def test_a_stack_with_other_options():
+    stack = VALUES["stack"]
+    changed = dataclasses.replace(stack, dropout=0.1)
+    assert (changed.layers, changed.dropout) == (stack.layers, 0.1)
+    assert dataclasses.replace(stack, layers=(LSTM,)) == jl.Stack(LSTM, dropout=0.3)
+    with pytest.raises(ValueError, match="layers: expected none beside layers_or_cells"):
+        jl.Stack(LSTM, layers=(LSTM,))
+
+
+def _ys(network):
+    return np.asarray(network.apply(network.init(jax.random.key(0), 2), jnp.ones((3, 2)))[1])
+
+
+def test_a_spawned_process_computes_the_same():
+    network = VALUES["stack"]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply(_ys, (network,))
+    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+        here = _ys(network)
+    np.testing.assert_allclose(there, here, rtol=1e-6)
+
+
+NUMPY = {
+    "hidden_size": (lambda n: jl.LSTMCell(n(4)), LSTM),
+    "forget_bias": (lambda n: jl.LSTMCell(4, forget_bias=n(1)), LSTM),
+    "clip": (lambda n: jl.LSTMVariantCell(4, clip=n(2)), jl.LSTMVariantCell(4, clip=2.0)),
+    "projection_size": (
+        lambda n: jl.LSTMVariantCell(4, projection_size=n(2)),
+        jl.LSTMVariantCell(4, projection_size=2),
+    ),
+    "chrono": (lambda n: jl.LSTMCell(4, b_init=jl.chrono(n(9))), jl.LSTMCell(4, b_init=jl.chrono(9))),
+    "gru": (lambda n: jl.GRUCell(n(4)), jl.GRUCell(4)),
+    "rnn": (lambda n: jl.RNNCell(n(4)), jl.RNNCell(4)),
+    "mgu": (lambda n: jl.MGUCell(n(4)), jl.MGUCell(4)),
+}
+FLOATS = ("forget_bias", "clip", "chrono")
+
+
+@pytest.mark.parametrize("name", NUMPY)
+@pytest.mark.usefixtures("without_type_hook")
+def test_numpy_scalars_are_plain_numbers(name):
+    make, expected = NUMPY[name]
+    for kind in (np.int64, np.int8, *([np.float64, np.float32] if name in FLOATS else [])):
+        cell = make(kind)
+        assert cell == expected
+        assert "np." not in repr(cell)
+        params = cell.init(jax.random.key(0), 2, dtype=jnp.float32)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+def test_carries_and_params_are_registered_for_export():
+    network = jl.Stack(jl.Bidirectional(LSTM, jl.GRUCell(4)), jl.LSTMVariantCell(3, layer_norm=True), jl.MGUCell(2))
+    params = network.init(jax.random.key(0), 2, dtype=jnp.float64)
+    xs = jnp.ones((3, 1, 2))
+    exported = jax.export.export(jax.jit(network.apply))(params, xs)
+    again = jax.export.deserialize(exported.serialize())
+    got, want = again.call(params, xs), network.apply(params, xs)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_subpackages_are_imported_when_used():
+    assert jl.inspect.trace
+    assert jl.interop.save
+    assert {"inspect", "interop", "linen", "nnx", "tasks", "training"} <= set(dir(jl))
+    with pytest.raises(AttributeError, match="module 'jaxlstm' has no attribute 'nonsense'"):
+        jl.nonsense  # noqa: B018
