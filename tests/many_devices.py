@@ -8,74 +8,84 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 import jaxlstm as jl
 from jaxlstm import linen
+from jaxlstm._sharding import spans_devices
 from jaxlstm.inspect import trace
 
-DRAW = np.random.default_rng(0)
 T, B, I, H = 5, 4, 3, 4  # noqa: E741
-CELL, STACK = jl.LSTMCell(H), jl.Stack(jl.LSTMCell(H), jl.Layer(jl.GRUCell(H)), dropout=0.5)
-BOTH = jl.Stack(jl.Bidirectional(jl.LSTMCell(H)), jl.Zoneout(jl.GRUCell(H), h=0.5))
-KEY = jax.random.key(3)
-XS = DRAW.normal(size=(T, B, I))
-LENGTHS, MASK, RESET = DRAW.integers(0, T + 1, B), DRAW.random((T, B)) < 0.8, DRAW.random((T, B)) < 0.3
-PARTITIONING = {"w_ih": (None, "m"), "w_hh": (None, "m"), "b": ("m",)}
-LSTM = linen.LSTM(H, num_layers=2, dropout=0.5, param_dtype=jnp.float64, partitioning=PARTITIONING)
+DRAW = np.random.default_rng(0)
+KEY, XS = jax.random.key(3), DRAW.normal(size=(T, B, I))
+MASK, RESET = DRAW.random((T, B)) < 0.8, DRAW.random((T, B)) < 0.3
 
-
-def run_linen(params, xs, **rngs):
-    return LSTM.apply(params, jnp.moveaxis(xs, 0, 1), deterministic=not rngs, rngs=rngs)
-
-
-def step(network, params, xs, **options):
-    """Two steps, the second from the carry of the first."""
-    carry = network.init_carry(params, xs.shape[1:-1])
-    carry, y = network.step(params, carry, xs[0], **options)
-    return network.step(params, carry, xs[1], **options), y
-
-
+CELL = jl.LSTMCell(H)
 ZONEOUT = jl.Zoneout(CELL, h=0.3, c=0.3)
-RUNS = {  # name: (what draws the params, the function of params and xs)
-    "unroll": (CELL, partial(jl.unroll, CELL)),
-    "reset": (CELL, lambda p, xs: jl.unroll(CELL, p, xs, lengths=LENGTHS, mask=MASK, reset=RESET)),
-    "reverse": (CELL, partial(jl.unroll, CELL, reverse=True, reset=RESET, project_first=True)),
-    "carry": (CELL, lambda p, xs: jl.unroll(CELL, p, xs, jl.unroll(CELL, p, xs)[0])),
-    "remat": (CELL, partial(jl.unroll, CELL, remat=True)),
-    "chunks": (CELL, partial(jl.unroll, CELL, remat="sqrt", lengths=LENGTHS)),
-    "truncated": (STACK, partial(jl.truncated, STACK, k1=2, k2=2, key=KEY)),
-    "windows": (CELL, partial(jl.truncated, CELL, k1=2, k2=4, lengths=LENGTHS, reset=RESET)),
-    "zoneout": (ZONEOUT, partial(jl.unroll, ZONEOUT, key=KEY)),
-    "dropout": (STACK, lambda p, xs: STACK.apply(p, xs, key=KEY)),
-    "both directions": (BOTH, lambda p, xs: BOTH.apply(p, xs, key=KEY, lengths=LENGTHS)),
-    "linen": (LSTM, run_linen),
-    "linen, dropout": (LSTM, partial(run_linen, dropout=KEY)),
-    "trace": (CELL, partial(trace, CELL, lengths=LENGTHS, reset=RESET)),
-    "trace, dropout": (STACK, partial(trace, STACK, key=KEY)),
-    "step": (CELL, partial(step, CELL)),
-    "step, reset": (CELL, partial(step, CELL, mask=MASK[0], reset=RESET[0])),
-    "step, dropout": (STACK, partial(step, STACK, key=KEY)),
+STACK = jl.Stack(CELL, jl.GRUCell(H), dropout=0.5)
+BOTH = jl.Stack(jl.Bidirectional(CELL), jl.RecurrentDropout(jl.GRUCell(H), 0.5))
+PARTITIONING = {"w_ih": (None, "m"), "w_hh": (None, "m"), "b": ("m",)}
+LINEN = linen.LSTM(H, dropout=0.5, num_layers=2, param_dtype=jnp.float64, partitioning=PARTITIONING)
+
+
+def run_linen(params, xs, mask, reset):
+    rngs = {"dropout": KEY}
+    carry, ys = LINEN.apply(params, jnp.moveaxis(xs, 0, 1), reset=reset.T, deterministic=False, rngs=rngs)
+    return carry, jnp.moveaxis(ys, 0, 1)
+
+
+def two_steps(network, params, xs, **options):
+    carry = network.init_carry(params, xs.shape[1:-1])
+    carry, first = network.step(params, carry, xs[0], start=0, **options)
+    carry, second = network.step(params, carry, xs[1], start=1, **options)
+    return carry, jnp.stack([first, second])
+
+
+RUNS = {  # name: (what draws the params, and a function (params, xs, mask, reset) -> (carry, what leads with time))
+    "unroll": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, mask=m, reset=r)),
+    "carry": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, jl.unroll(CELL, p, xs)[0], lengths=m.sum(0))),
+    "reverse": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, reset=r, reverse=True, project_first=True)),
+    "remat": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, remat=True)),
+    "chunks": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, mask=m, reset=r, remat="sqrt")),
+    "zoneout": (ZONEOUT, lambda p, xs, m, r: jl.unroll(ZONEOUT, p, xs, reset=r, key=KEY)),
+    "dropout": (STACK, lambda p, xs, m, r: STACK.apply(p, xs, lengths=m.sum(0), key=KEY)),
+    "both directions": (BOTH, lambda p, xs, m, r: BOTH.apply(p, xs, lengths=m.sum(0), key=KEY)),
+    "linen": (LINEN, run_linen),
+    "blocks": (STACK, lambda p, xs, m, r: jl.truncated(STACK, p, xs, k1=2, k2=2, mask=m, reset=r, key=KEY)),
+    "windows": (CELL, lambda p, xs, m, r: jl.truncated(CELL, p, xs, k1=2, k2=4, lengths=m.sum(0))),
+    "trace": (CELL, lambda p, xs, m, r: trace(CELL, p, xs, mask=m, reset=r)),
+    "trace of a stack": (STACK, lambda p, xs, m, r: trace(STACK, p, xs, key=KEY)),
+    "step": (CELL, lambda p, xs, m, r: two_steps(CELL, p, xs, mask=m[0], reset=r[0])),
+    "step of a stack": (STACK, lambda p, xs, m, r: two_steps(STACK, p, xs, reset=r[0], key=KEY)),
 }
+FAST = {"explicit": ("unroll",), "shard_map": ("windows",)}  # the rest takes minutes to compile
+
+
+def names(kind):
+    return [pytest.param(name, marks=() if name in FAST[kind] else pytest.mark.slow) for name in RUNS]
 
 
 def init(network):
     if isinstance(network, nn.Module):
-        return nn.meta.unbox(network.init(jax.random.key(0), jnp.zeros((B, T, I)), deterministic=True))
-    return network.init(jax.random.key(0), I, dtype=jnp.float64)
+        return nn.meta.unbox(network.init(KEY, jnp.zeros((B, T, I)), deterministic=True))
+    return jax.jit(partial(network.init, input_size=I, dtype=jnp.float64))(KEY)
 
 
-def lay(mesh, params, xs, batch=None):
-    """Params with their last axis on "m", and xs with their batch on `batch`."""
-    specs = [Spec(*(None,) * (leaf.ndim - 1), "m") for leaf in jax.tree.leaves(params)]
-    specs = jax.tree.unflatten(jax.tree.structure(params), specs)
-    there = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), params, specs)
-    return there, jax.device_put(xs, NamedSharding(mesh, Spec(None, batch)))
+@cache
+def results(name):
+    """Params, and a function: what a run gives, and the gradient of all of it in params and xs."""
+    network, run = RUNS[name]
 
+    def results(params, xs, mask, reset):
+        def loss(params, xs):
+            out = run(params, xs, mask, reset)
+            return sum((leaf**2).sum() for leaf in jax.tree.leaves(out)), out
 
-def loss(run, *arguments):
-    return sum((leaf**2).sum() for leaf in jax.tree.leaves(run(*arguments)))
+        gradient, out = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, xs)
+        return out, gradient
+
+    return init(network), results
 
 
 def assert_close(got, expected):
@@ -83,45 +93,83 @@ def assert_close(got, expected):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), got, expected)
 
 
-@cache
-def alone(name):
-    """Params, the function, its gradient, and what they give on one device."""
-    network, run = RUNS[name]
-    gradient = jax.grad(partial(loss, run), argnums=(0, 1))
+@pytest.mark.parametrize("name", names("explicit"))
+def test_on_a_mesh_of_explicit_axes(name):
+    """Params with their last axis on "m", and the batch whole or on "d"."""
+    mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(AxisType.Explicit,) * 2)
+    params, run = results(name)
+    expected = jax.jit(run)(params, XS, MASK, RESET)
+
+    def put(leaf, *axes):
+        return jax.device_put(leaf, NamedSharding(mesh, Spec(*axes)))
+
+    params = jax.tree.map(lambda leaf: put(leaf, *(None,) * (leaf.ndim - 1), "m"), params)
+    divided = params, *(put(leaf, None, "d") for leaf in (XS, MASK, RESET))
+    assert_close(jax.jit(run)(*divided), expected)
+    if name in FAST["explicit"]:
+        return
+    assert_close(RUNS[name][1](*divided), expected[0])  # plain JAX has no gradient outside jit and set_mesh
+    with jax.set_mesh(mesh):
+        assert_close(run(*divided), expected)
+        assert_close(jax.jit(run)(params, put(XS), MASK, RESET), expected)
+
+
+@pytest.mark.parametrize("name", names("shard_map"))
+def test_in_a_shard_map(name):
+    """With its checks on: each device runs its part of the batch, and gradients of params are summed over all."""
+    params, run = results(name)
+    once = jax.jit(run)
+    (out, (dparams, dxs)), (more, (more_dparams, more_dxs)) = (
+        once(params, *(leaf[:, part] for leaf in (XS, MASK, RESET))) for part in (slice(0, 2), slice(2, 4))
+    )
+    join = [partial(jax.tree.map, lambda a, b, axis=axis: jnp.concatenate([a, b], axis)) for axis in (0, 1)]
+    carry, ys = (join[axis](out[axis], more[axis]) for axis in (0, 1))
+    expected = (carry, ys), (jax.tree.map(jnp.add, dparams, more_dparams), join[1](dxs, more_dxs))
+
+    mesh, batch = Mesh(np.array(jax.devices()).reshape(2, 2), ("d", "m")), Spec(None, "d")
+    specs = {"in_specs": (Spec(), batch, batch, batch), "out_specs": ((Spec("d"), batch), (Spec(), batch))}
+    assert_close(jax.jit(jax.shard_map(run, mesh=mesh, **specs))(params, XS, MASK, RESET), expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "run"),
+    [
+        (ZONEOUT, jl.unroll),
+        pytest.param(STACK, partial(jl.truncated, k1=2, k2=2), marks=pytest.mark.slow),
+        pytest.param(STACK, trace, marks=pytest.mark.slow),
+    ],
+    ids=("unroll", "truncated", "trace"),
+)
+def test_a_key_may_differ_where_nothing_else_does(network, run):
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    run = partial(run, network)
+
+    def on_each(params, xs):
+        key = jax.random.fold_in(KEY, jax.lax.axis_index("d"))
+        return jax.tree.map(lambda leaf: leaf[None], run(params, xs, key=key))
+
     params = init(network)
-    return params, run, gradient, *jax.jit(lambda *arguments: (run(*arguments), gradient(*arguments)))(params, XS)
+    got = jax.jit(jax.shard_map(on_each, mesh=mesh, in_specs=Spec(), out_specs=Spec("d")))(params, XS)
+    last = run(params, XS, key=jax.random.fold_in(KEY, 3))
+    assert_close(jax.tree.map(lambda leaf: leaf[3], got), last)
 
 
-FAST = ("reset", "windows", "trace, dropout", "step, dropout", "linen, dropout")
+def test_what_is_known_of_where_xs_lie():
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    batch = NamedSharding(mesh, Spec(None, "d"))
+    divided = jax.device_put(XS, batch)
+    assert spans_devices(divided)
+    assert not spans_devices(jnp.asarray(XS))
 
+    def seen(call):
+        known = []
+        call(lambda xs: (known.append(spans_devices(2 * xs)), xs)[1])
+        return known
 
-def grid():
-    for name in RUNS:
-        for batch in (None, "d"):
-            for is_set in (False, True):
-                for jitted in (False, True):
-                    slow = not (name in FAST and batch == "d" and jitted and not is_set)
-                    marks = [pytest.mark.slow] if slow else []
-                    yield pytest.param(
-                        name,
-                        batch,
-                        is_set,
-                        jitted,
-                        id=f"{name}-{batch}-{'set' if is_set else 'unset'}-{'jit' if jitted else 'eager'}",
-                        marks=marks,
-                    )
-
-
-@pytest.mark.parametrize(("name", "batch", "is_set", "jitted"), list(grid()))
-def test_on_a_mesh_of_explicit_axes(name, batch, is_set, jitted):
-    params, run, gradient, expected, expected_gradient = alone(name)
-    mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
-    there = lay(mesh, params, XS, batch)
-    wrap = jax.jit if jitted else lambda run: run
-    with jax.set_mesh(mesh) if is_set else nullcontext():
-        assert_close(wrap(run)(*there), expected)
-        if jitted or is_set:  # else JAX says "Please enter your jit into a mesh context", for a plain loss too
-            assert_close(wrap(gradient)(*there), expected_gradient)
-
-
-IN_SHARD_MAP = ("unroll", "reset")
+    assert seen(lambda see: jax.jit(see)(divided)) == [True]
+    assert seen(lambda see: jax.jit(see)(XS)) == [False]
+    assert seen(lambda see: jax.jit(jax.grad(lambda xs: see(xs).sum()))(divided)) == [True]
+    with jax.set_mesh(mesh):
+        assert seen(lambda see: jax.jit(see, in_shardings=batch)(XS)) == [True]
+    within = partial(jax.shard_map, mesh=mesh, in_specs=batch.spec, out_specs=batch.spec)
+    assert seen(lambda see: jax.jit(within(see))(divided)) == [False]

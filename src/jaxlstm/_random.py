@@ -33,10 +33,5 @@ def draw_at(draw: Draw, key: Key, time: Array) -> Any:
     return jax.custom_batching.sequential_vmap(draw)(key, time)
 
 
-def draw_each(draw: Draw, key: Key, when: Int[Array, "T"]) -> Any:
-    """What is drawn at each of these times, stacked."""
-    return jax.vmap(lambda time: draw_at(draw, key, time))(when)
-
-
 def _is_threefry(key: Key) -> bool:
     return str(jax.random.key_impl(key)) == "threefry2x32"

@@ -89,7 +89,9 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     ) -> tuple[tuple[Any, ...], Output]:
         carries = (None,) * len(self.layers) if carry is None else carry
 
-        def run(layer: Network, params: Params, xs: Array, carry: Carry | None, key: Key | None) -> tuple[Carry, Output]:
+        def run(
+            layer: Network, params: Params, xs: Array, carry: Carry | None, key: Key | None
+        ) -> tuple[Carry, Output]:
             return layer._apply(params, xs, carry, options._replace(key=key), run_cell)
 
         def drop(key: Key, ys: Array) -> Array:

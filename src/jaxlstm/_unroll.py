@@ -40,35 +40,36 @@ def unroll(
 ) -> tuple[C, Output]:
     """Run a cell over a sequence: ``carry, y_t = cell.step(params, carry, x_t)`` for t = 0 .. T-1.
 
-    Padded and masked steps hold the carry and give zero ys; what stands there, NaN included, reaches neither an output
-    nor a gradient. A length of 0 returns the carry that came in. The whole sequence, any split of it with the carry
-    handed on, and step by step give the same numbers.
+    Padded and masked steps hold the carry and give zero ys. Values in the padding, NaN included, reach neither an
+    output nor a gradient. A sequence of length 0 returns the carry that came in. The whole sequence, any split of it
+    with the carry handed on, and single steps give the same numbers.
 
     Args:
       cell: the recurrence, such as ``LSTMCell(128)``.
       params: its params, as ``cell.init`` makes them.
       xs: inputs, time first: ``[T, *batch, I]``, with any number of batch axes.
       carry: the carry before the first step; None means ``cell.init_carry(params, batch_shape)``.
-      lengths: integers ``[*batch]``: only the first ``lengths`` steps count. Outside 0..T they are an error, or inside
-        jit, where values are not known, act as the nearest of 0 and T.
+      lengths: integers ``[*batch]``: only the first ``lengths`` steps count. Values outside 0..T are an error. Inside
+        jit, where values are not known, they act as 0 or T.
       mask: bool ``[T, *batch]``: False skips the step. With `lengths`, a step counts where both say so.
-      reset: bool ``[T, *batch]``: True where a new sequence begins. Nothing crosses the edge between t-1 and t, in
-        either direction: forward, step t starts from ``cell.init_carry(params)``, never from `carry`; with
-        `reverse`, step t-1 does, and a reset at 0 gives an initial carry out. A reset on a masked step still resets.
-        From the ``done`` of a replay buffer, True at the last step of an episode: reset[t] = done[t-1].
-      reverse: run from the last step to the first; ys stay in the order of xs.
+      reset: bool ``[T, *batch]``: True where a new sequence begins. Nothing crosses the edge between steps t-1 and t.
+        Forward, step t starts from ``cell.init_carry(params)``, never from `carry`. With `reverse`, step t-1 does, and
+        a reset at step 0 makes the last carry an initial one. A reset on a masked step still resets. In a replay buffer
+        ``done`` is True at the last step of an episode, so reset[t] = done[t-1].
+      reverse: run from the last step to the first. The order of ys is that of xs.
       key: a PRNG key for cells that draw at random in training; None means evaluation.
-      start: the absolute time of ``xs[0]``: step t draws from ``start + t``, so that a sequence may be cut anywhere.
-      unroll: steps a loop iteration, as in `jax.lax.scan`.
-      remat: None keeps what the backward pass needs of every step. True keeps only the carries and computes each step
-        again. A chunk length keeps only the carries between chunks; "sqrt" takes the length near sqrt(T), with which
-        memory grows as sqrt(T), but for xs, ys and their gradients.
-      project_first: where the inputs are projected. True: all before the loop, in one matmul; False: each in its own
-        step, which takes less memory; None: in its step on CPU, before the loop elsewhere. The results are the same
-        but for rounding.
+      start: the absolute time of ``xs[0]``. Step t draws from ``start + t``, so a sequence may be cut anywhere.
+      unroll: the number of steps in a loop iteration, as in `jax.lax.scan`.
+      remat: what to keep for the backward pass. None: what it needs of every step. True: only the carries; each step is
+        computed again. A chunk length: only the carries between chunks. "sqrt": chunks of about sqrt(T) steps, so that
+        memory, apart from xs, ys and their gradients, grows as sqrt(T). Chunks need a T that is known, not symbolic.
+      project_first: where to apply the input weights. True: to all inputs before the loop, in one matmul. False: in
+        each step, which takes less memory. None: in each step on CPU, before the loop elsewhere. The results differ by
+        rounding only.
 
     Returns:
-      ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``.
+      ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``, or the tree of arrays that the
+      cell's `readout` returns, with a leading axis T.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it, what was expected and what came.

@@ -169,7 +169,7 @@ def test_mistakes_have_the_messages_of_unroll(without_type_hook):
     cell = CELLS["lstm"]
     params, xs, _ = problem(cell)
     for args, message in (
-        ((jl.LSTMCell, params, xs), r"cell: expected a Cell such as LSTMCell\(128\)"),
+        ((jl.LSTMCell, params, xs), r"network: expected a Cell such as LSTMCell\(128\)"),
         ((cell, params, xs[..., :1]), r"params.w_ih: expected shape \(1, 12\)"),
         ((cell, params, xs, jl.RNNCarry(h=np.zeros((3, 3)))), "carry: expected LSTMCarry, got RNNCarry"),
     ):

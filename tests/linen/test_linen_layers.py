@@ -1,7 +1,10 @@
 """linen's `LSTM`, `GRU` and `SimpleRNN`: the core's networks, and what a module adds to them."""
 
+import copy
+import pickle
 from functools import partial
 
+import cloudpickle
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -91,7 +94,7 @@ def test_the_last_output_of_a_ragged_batch(without_type_hook):
     _, alone = run(module.apply, variables, INPUTS[2, : LENGTHS[2]])
     assert_close(ys[2, : LENGTHS[2]], alone)
     for wrong in (None, (), (jnp.zeros(2), jnp.zeros(2))):
-        with pytest.raises(TypeError, match="carry: expected the carry of LSTM, GRU or SimpleRNN"):
+        with pytest.raises(TypeError, match="carry: expected the carry of a network whose cells have an h"):
             last_output(wrong)
 
 
@@ -136,6 +139,24 @@ def test_mixed_precision(without_x64):
     _, exact = run(LSTM(HIDDEN, num_layers=2).apply, variables, inputs)
     assert exact.dtype == jnp.float32
     np.testing.assert_allclose(ys.astype(jnp.float32), exact, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda value: pickle.loads(pickle.dumps(value)),
+        lambda value: cloudpickle.loads(cloudpickle.dumps(value)),
+        copy.copy,
+        copy.deepcopy,
+    ],
+    ids=["pickle", "cloudpickle", "copy", "deepcopy"],
+)
+def test_round_trips_are_equal(through):
+    for module in (*(module for module, _ in LAYERS.values()), SimpleRNN(HIDDEN), SimpleRNN(2, activation_fn=nn.relu)):
+        result = through(module)
+        assert (type(result), result, repr(result)) == (type(module), module, repr(module))
+    variables = random_like(jax.eval_shape(LAYERS["rnn"][0].init, KEY, INPUTS))
+    assert_same(*(run(module.apply, variables, INPUTS) for module in (through(LAYERS["rnn"][0]), LAYERS["rnn"][0])))
 
 
 class Block(nn.Module):

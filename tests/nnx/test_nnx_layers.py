@@ -1,5 +1,9 @@
 """nnx's `LSTM`, `GRU` and `SimpleRNN`: linen's, with the same params, and what nnx adds."""
 
+import copy
+import pickle
+
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +20,7 @@ from flax_cases import (
     STEPS,
     assert_close,
     assert_same,
+    random_like,
     run,
     weighed,
 )
@@ -32,9 +37,16 @@ OPTIONS = {
 CALL = {"seq_lengths": LENGTHS, "mask": MASK, "reset": RESET}
 
 
+def drawn(kind, **options):
+    """A module with random params; to make them as it does would take seconds."""
+    model = nnx.eval_shape(lambda: kind(FEATURES, HIDDEN, **options, **F64, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, random_like(state))
+
+
 @pytest.mark.parametrize(("kind", "name"), [(LSTM, "LSTM"), (GRU, "GRU"), (SimpleRNN, "SimpleRNN")])
 def test_they_are_linens(kind, name):
-    model = kind(FEATURES, HIDDEN, **OPTIONS[name], **F64, rngs=nnx.Rngs(0))
+    model = drawn(kind, **OPTIONS[name])
     params = nnx.to_pure_dict(nnx.state(model))
     twin = getattr(linen, name)(HIDDEN, **OPTIONS[name], **F64)
     assert jax.tree.structure(jax.eval_shape(twin.init, jax.random.key(0), INPUTS)["params"]) == jax.tree.structure(
@@ -47,7 +59,7 @@ def test_they_are_linens(kind, name):
 
 
 def test_without_dropout_all_state_is_params():
-    model = LSTM(FEATURES, HIDDEN, **F64, rngs=nnx.Rngs(0))
+    model = drawn(LSTM)
     graph, state = nnx.split(model)
     carry, ys = jax.jit(model)(INPUTS)
     middle, first = run(model, INPUTS[:, :2])
@@ -72,6 +84,24 @@ def test_dropout_draws_until_the_model_is_evaluated():
     assert (calm != same).any()
     model.train()
     assert (model(INPUTS)[1] != calm).any()
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda value: pickle.loads(pickle.dumps(value)),
+        lambda value: cloudpickle.loads(cloudpickle.dumps(value)),
+        copy.deepcopy,
+    ],
+    ids=["pickle", "cloudpickle", "deepcopy"],
+)
+def test_round_trips_are_equal(through):
+    for kind in (LSTM, GRU, SimpleRNN):
+        model = drawn(kind)
+        (graph, state), (same_graph, same_state) = nnx.split(model), nnx.split(through(model))
+        assert same_graph == graph
+        assert_same(same_state, state)
+    assert_same(run(through(model), INPUTS), run(model, INPUTS))
 
 
 class Block(nnx.Module):

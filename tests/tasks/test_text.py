@@ -114,7 +114,7 @@ def test_a_trained_model_is_loaded_with_what_was_held_out(book, tmp_path):
     columns = (len(text) - 1) // 64
     rows = jnp.stack([model.encode(text[row * columns : (row + 1) * columns + 1]) for row in range(64)], axis=1)
     _, ys = network.apply(params.network, rows[:-1])
-    logp = jax.nn.log_softmax(ys @ params.head.w + params.head.b)
+    logp = jax.nn.log_softmax(ys @ params.head.w + params.head.b[None, None])
     bits = -np.asarray(logp)[np.asarray(rows[1:]) > 0] / np.log(2)
     np.testing.assert_allclose(jnp.square(rows).mean(), 1, rtol=1e-6)
     with pytest.raises(

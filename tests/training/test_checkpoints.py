@@ -26,7 +26,7 @@ CARRY = {"h": jnp.zeros((2, 3), jnp.bfloat16)}
 
 def loss_fn(params, carry, batch, key):
     noise = jax.random.normal(key, batch.shape, batch.dtype)
-    carry = {"h": carry["h"] + batch.astype(jnp.bfloat16)}
+    carry = {"h": carry["h"] + batch.astype(jnp.bfloat16)[None]}
     return jnp.sum((params["w"] - batch - noise + carry["h"].mean(dtype=jnp.float32)) ** 2), (carry, {})
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxlstm._cell import Cell
 from jaxlstm._random import Key
 from jaxlstm._stack import Stack
+from jaxlstm._static import Static
 from jaxlstm._step import Carry
 from jaxlstm._wrappers import _network
 
@@ -28,6 +29,8 @@ class Recurrent(linen.Module):
     remat: bool | int | str | None = None
     deterministic: bool | None = None
     partitioning: _network.Partitioning | None = None
+
+    __getstate__, __setstate__ = Static.__getstate__, Static.__setstate__  # for pickle: functions by name
 
     def __post_init__(self) -> None:
         _network.check_options(self.dtype, self.param_dtype, self.remat)
