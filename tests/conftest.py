@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script run
 hypothesis.settings.register_profile(
     "jaxlstm",
     deadline=None,  # the first example of each shape compiles
-    max_examples=10,
+    max_examples=7,
     database=None,
     derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],

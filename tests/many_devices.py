@@ -1,6 +1,5 @@
 """Run by test_sharding.py in a process with four virtual devices: one device's numbers, wherever arrays lie."""
 
-from contextlib import nullcontext
 from functools import cache, partial
 
 import flax.linen as nn
@@ -110,7 +109,8 @@ def test_on_a_mesh_of_explicit_axes(name):
         return
     assert_close(RUNS[name][1](*divided), expected[0])  # plain JAX has no gradient outside jit and set_mesh
     with jax.set_mesh(mesh):
-        assert_close(run(*divided), expected)
+        if jax.__version_info__ >= (0, 10):  # jax 0.7 has no eager gradient of any scan in `auto_axes`
+            assert_close(run(*divided), expected)
         assert_close(jax.jit(run)(params, put(XS), MASK, RESET), expected)
 
 

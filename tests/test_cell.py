@@ -81,7 +81,10 @@ CELL = jl.LSTMCell(4)
 PARAMS = params_of(CELL, I, np.random.default_rng(1))
 
 
-@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"remat": 2}, {"remat": True}], ids=str)
+SLOW = [pytest.param(options, marks=pytest.mark.slow) for options in ({"reverse": True}, {"remat": True})]
+
+
+@pytest.mark.parametrize("options", [{}, {"remat": 2}, *SLOW], ids=str)
 def test_a_readout_may_return_any_tree(options):
     given = {"lengths": LENGTHS, "reset": RESET, **options}
     carry, shown = jl.unroll(Shown(CELL), PARAMS, XS, **given)

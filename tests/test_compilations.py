@@ -45,6 +45,7 @@ FORWARD = {
     "unroll reverse remat": (lambda p: jl.unroll(CELL, p, XS, **OPTIONS, reverse=True, remat="sqrt"), PARAMS),
     "Cell.step": (lambda p: CELL.step(p, CARRY, XS[0], reset=OPTIONS["reset"][0], key=KEY, start=3), PARAMS),
     "Stack.apply": (lambda p: STACK.apply(p, XS, **OPTIONS, key=KEY), STACK_PARAMS),
+    "Stack.apply, rbg": (lambda p: STACK.apply(p, XS, key=jax.random.key(0, impl="rbg")), STACK_PARAMS),
     "Stack.step": (lambda p: STACK.step(p, STACK.init_carry(p, (B,)), XS[0], key=KEY, start=2), STACK_PARAMS),
     "Bidirectional": (lambda p: BOTH.apply(p, XS, **OPTIONS), BOTH_PARAMS),
     "truncated": (lambda p: jl.truncated(STACK, p, XS, k1=2, k2=4, **OPTIONS, key=KEY), STACK_PARAMS),

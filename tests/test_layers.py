@@ -39,8 +39,19 @@ BACKWARD = {
     "deep": jl.Stack(jl.Bidirectional(LSTM, merge="sum"), jl.Bidirectional(GRU, merge="mul"), RNN),
 }
 NETWORKS = FORWARD | BACKWARD
-every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-forward_networks = pytest.mark.parametrize("network", FORWARD.values(), ids=FORWARD)
+QUICK = ("stack", "unlike", "deep")
+
+
+def of_networks(networks):
+    """Some among the slow tests, since the compiler takes most of the time."""
+    return pytest.mark.parametrize(
+        "network",
+        [pytest.param(one, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, one in networks.items()],
+    )
+
+
+every_network = of_networks(NETWORKS)
+forward_networks = of_networks(FORWARD)
 
 
 def case_for(network, drawn):

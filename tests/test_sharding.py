@@ -28,7 +28,6 @@ class OfAnotherJax:
     """The type of an array that says under other names along which axes it varies."""
 
 
-
 def test_nothing_varies_under_names_that_are_not_known(monkeypatch):
     cell = jl.LSTMCell(2)
     params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 1, 3), jnp.float32)

@@ -132,7 +132,7 @@ def assert_derivatives_are_those_of(expected, run, point, tangent):
     assert_close(got, compiled(partial(first_and_second, expected))(point, tangent))
 
 
-@every_cell(quick=set(CELLS) - {"layer norm"})  # which "every option" holds too
+@every_cell(quick=["lstm", "gru", "every option", "user's"])
 def test_every_mode_and_order(cell):
     point, tangent, options = problem(cell)
     run, expected = (partial(f, cell, **options, key=KEY) for f in (jl.unroll, plain))
@@ -171,7 +171,7 @@ def test_under_other_transformations(cell):
     assert_close(got, compiled(lambda: (transformed(expected), jax.grad(expected)(point)))())
 
 
-@every_cell(quick=["lstm", "gru reset before"])
+@every_cell(quick=["lstm"])
 def test_hessian(cell):
     (name,) = (name for name, other in CELLS.items() if other is cell)
     cell = cells(2, 1)[name]

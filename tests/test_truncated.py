@@ -42,7 +42,7 @@ def by_definition(params, xs, carry, *, k1, k2):
             if t == begin > 0:
                 h = jax.lax.stop_gradient(h)
             h = jnp.where(RESET[t, :, None], 0, h)
-            new = jnp.tanh(xs[t] @ params.w_ih + h @ params.w_hh + params.b)
+            new = jnp.tanh(xs[t] @ params.w_ih + h @ params.w_hh + params.b[None])
             h = jnp.where(valid[t, :, None], new, h)
             if t >= first:
                 ys.append(jnp.where(valid[t, :, None], new, 0))

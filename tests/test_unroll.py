@@ -33,9 +33,19 @@ from properties import (
 
 import jaxlstm as jl
 
-every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+# The compiler takes most of the time, so the cells that have nothing of their own here are among the slow tests.
+QUICK = ("lstm", "gru", "user", "learned_start")
+
+
+def of_cells(names):
+    return pytest.mark.parametrize(
+        "cell", [pytest.param(CELLS[name], id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in names]
+    )
+
+
+every_cell = of_cells(CELLS)
 # The cell with a learned start is there for the resets: elsewhere it is the user's.
-cells = pytest.mark.parametrize("cell", list(CELLS.values())[:-1], ids=list(CELLS)[:-1])
+cells = of_cells(list(CELLS)[:-1])
 two_cells = pytest.mark.parametrize("cell", [CELLS["lstm"], CELLS["user"]], ids=["lstm", "user"])
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxlstm._cell import Cell
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options, RunCell, StepOptions
 from jaxlstm._random import Key, draw_at, split_keys, times
+from jaxlstm._sharding import with_automatic_axes
 from jaxlstm._step import Carry, Output, Params
 from jaxlstm._unroll import unroll
 
@@ -95,8 +97,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
             return layer._apply(params, xs, carry, options._replace(key=key), run_cell)
 
         def drop(key: Key, ys: Array) -> Array:
-            keep = jax.vmap(lambda time: self._keep(key, time, ys.shape[1:]))(times(options.start, ys.shape[0]))
-            return self._drop(ys, keep)
+            return _dropout(ys, key, options.start, rate=self.dropout, time=True)
 
         return self._through_layers(params, xs, carries, options.key, run, drop)
 
@@ -107,7 +108,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
             return layer._step(params, carry, x, options._replace(key=key))
 
         def drop(key: Key, y: Array) -> Array:
-            return self._drop(y, self._keep(key, options.start, y.shape))
+            return _dropout(y, key, options.start, rate=self.dropout, time=False)
 
         return self._through_layers(params, x, carry, options.key, run, drop)
 
@@ -137,13 +138,19 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
             after.append(layer_after)
         return tuple(after), outputs
 
-    def _keep(self, key: Key, time: Array, shape: tuple[int, ...]) -> Array:
-        """Which units are kept at this absolute time."""
 
-        def draw(key: Key, time: Array) -> Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, time), 1 - self.dropout, shape)
+@partial(jax.jit, static_argnames=("rate", "time"))
+def _dropout(outputs: Array, key: Key, start: Array, *, rate: float, time: bool) -> Array:
+    """Dropout of the outputs of all steps, or of one, with a draw for each absolute time. Jitted, to compile once."""
 
-        return draw_at(draw, key, time)
+    def run(_: Any, outputs: Array, key: Key, start: Array) -> tuple[Any, Array]:
+        shape = outputs.shape[1:] if time else outputs.shape
 
-    def _drop(self, ys: Array, keep: Array) -> Array:
-        return jnp.where(keep, ys / (1 - self.dropout), jnp.zeros_like(ys))
+        def keep(now: Array) -> Array:
+            draw = lambda key, now: jax.random.bernoulli(jax.random.fold_in(key, now), 1 - rate, shape)  # noqa: E731
+            return draw_at(draw, key, now)
+
+        kept = jax.vmap(keep)(times(start, outputs.shape[0])) if time else keep(start)
+        return (), jnp.where(kept, outputs / (1 - rate), jnp.zeros_like(outputs))
+
+    return with_automatic_axes(run, outputs.ndim - 1 - time, time=time)((), outputs, key, start)[1]

@@ -135,28 +135,28 @@ def _truncated(
 ) -> tuple[Carry, Output]:
     """`truncated` of checked arguments. Jitted, so that equal calls outside jit compile once."""
 
-    def run(params: Params, carry: Carry | None, span: Span) -> tuple[Carry, Output]:
+    def run(params: Params, key: Key | None, carry: Carry | None, span: Span) -> tuple[Carry, Output]:
         given = {"mask": span.mask, "reset": span.reset, "key": key, "start": span.start, **dict(options)}
         return network.apply(params, span.xs, carry, **given)
 
     whole = Span(xs, mask, reset, start)
     if k2 >= xs.shape[0]:
-        return run(params, carry, whole)
+        return run(params, key, carry, whole)
 
-    def in_blocks(params: Params, xs: Array, carry: Carry | None, *rest: Any) -> tuple[Carry, Output]:
+    def in_blocks(params: Params, xs: Array, carry: Carry | None, key: Key | None, *rest: Any) -> tuple[Carry, Output]:
         whole = Span(xs, *rest)
-        template, _ = jax.eval_shape(run, params, carry, whole)
+        template, _ = jax.eval_shape(run, params, key, carry, whole)
         carry = network.init_carry(params, xs.shape[1:-1]) if carry is None else carry
         carry = match_varying(cast_like(carry, template), template)  # what blocks hand on
         blocks = _blocks(whole, k1)
         if k1 == k2:
-            carry, ys = _block_by_block(partial(run, params), carry, blocks)
+            carry, ys = _block_by_block(partial(run, params, key), carry, blocks)
         else:
-            borders = _borders(partial(run, stop_gradient(params)), carry, blocks, k2 // k1)
-            carry, ys = _windows(partial(run, params), borders, blocks, k2 // k1)
+            borders = _borders(partial(run, stop_gradient(params), key), carry, blocks, k2 // k1)
+            carry, ys = _windows(partial(run, params, key), borders, blocks, k2 // k1)
         return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: xs.shape[0]], ys)
 
-    return with_automatic_axes(in_blocks, xs.ndim - 2)(params, xs, carry, *whole[1:])
+    return with_automatic_axes(in_blocks, xs.ndim - 2)(params, xs, carry, key, *whole[1:])
 
 
 def _blocks(whole: Span, k1: int) -> Span:

@@ -125,7 +125,7 @@ def test_an_iterator_with_a_state_is_set_to_it(whole, tmp_path, wrap):
 def test_grain_goes_on_where_it_was(tmp_path):
     def batches():
         numbers = grain.MapDataset.source(np.arange(10, dtype=np.float32)).shuffle(seed=3).repeat()
-        return iter(numbers.batch(3).to_iter_dataset())
+        return iter(numbers.batch(3).to_iter_dataset(grain.ReadOptions(num_threads=0)))
 
     uninterrupted = run(tmp_path / "whole", batches=batches())
     run(tmp_path, steps=3, batches=batches())

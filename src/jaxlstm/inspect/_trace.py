@@ -166,7 +166,16 @@ def _complete(
 ) -> Trace:
     """The trace of a run whose outputs and carries are zero at masked steps: carries held there, and the gates."""
 
-    def complete(params: Params, xs: Array, carry: Carry | None, shown: Shown, valid: Array, reset: Array) -> Any:
+    def complete(
+        params: Params,
+        xs: Array,
+        carry: Carry | None,
+        shown: Shown,
+        valid: Array,
+        reset: Array,
+        key: Key | None,
+        start: Array,
+    ) -> Any:
         dtype, batch_shape = compute_dtype(params, xs.dtype), xs.shape[1:-1]
         params = cast(params, dtype)
         initial = cell.init_carry(params, batch_shape, dtype=dtype)
@@ -179,7 +188,7 @@ def _complete(
         return (), (carries, before, select(valid, gates, jax.tree.map(jnp.zeros_like, gates)))
 
     divided = with_automatic_axes(complete, xs.ndim - 2)
-    _, (carries, before, gates) = divided(params, xs, carry, shown, valid, reset)
+    _, (carries, before, gates) = divided(params, xs, carry, shown, valid, reset, key, start)
     return Trace(shown.y, carries, before, gates)
 
 

@@ -41,6 +41,7 @@ RECIPE = Recipe(
 )
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length"))
 def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     """Draw sequences and their targets.
 

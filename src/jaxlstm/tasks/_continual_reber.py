@@ -44,6 +44,7 @@ RECIPE = Recipe(
 )
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length"))
 def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     """Draw streams of embedded Reber strings, each symbol to be predicted from those before it.
 

@@ -38,6 +38,7 @@ RECIPE = Recipe(
 )
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length"))
 def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     """Draw sequences s of ten symbols and what is to be said at each step.
 

@@ -46,6 +46,7 @@ RECIPE = Recipe(
 )
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length", "noise"))
 def make_batch(key: Key, batch_size: int, length: int, *, noise: bool) -> Sequences:
     """Draw sequences of p + 1 symbols, each to be predicted from those before it.
 

@@ -41,6 +41,7 @@ RECIPE = Recipe(
 )
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length", "multiply"))
 def make_batch(key: Key, batch_size: int, length: int, *, multiply: bool) -> Sequences:
     """Draw sequences of `length` to 11/10 `length` pairs and their targets.
 

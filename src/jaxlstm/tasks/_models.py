@@ -94,4 +94,5 @@ def predictor(problem: Problem, networks: dict[str, Network]) -> Callable[[Model
 
 def scores(problem: Problem, predictions: Models) -> dict[str, np.ndarray]:
     """The test figure of each cell's models: ``[S]``."""
-    return {f"{cell}.test": np.stack([problem.score(one) for one in value]) for cell, value in predictions.items()}
+    score = jax.jit(problem.score)
+    return {f"{cell}.test": np.stack([score(one) for one in value]) for cell, value in predictions.items()}

@@ -48,6 +48,7 @@ class Following(NamedTuple):
     legal: Bool[Array, "T B 7"]
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length"))
 def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     """Draw embedded Reber strings s, each symbol to be predicted from those before it.
 

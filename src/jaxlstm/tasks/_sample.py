@@ -1,6 +1,7 @@
 """Text out of a trained model of characters, one character at a time."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,9 +10,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
+from jaxlstm._network import Network
 from jaxlstm._random import Key
 from jaxlstm._step import Carry
 from jaxlstm.tasks import _text
+from jaxlstm.tasks._model import ModelParams
 from jaxlstm.tasks._text_model import indices, load_text
 
 
@@ -47,19 +50,23 @@ def sample(
     network, params, vocabulary = load_text(directory)
     characters = indices("prompt", prompt, vocabulary)
 
-    @jax.jit
-    def read(carry: Carry, characters: Int[Array, "T"]) -> tuple[Carry, Float[Array, "V"]]:
-        carry, logits = _text.model(network, params, carry, characters[:, None])
-        return carry, logits[-1, 0]
-
     def speak(characters: Int[Array, "T"]) -> Iterator[str]:
         carry = network.init_carry(params.network, (1,))
         for key in jax.random.split(jax.random.key(seed), length):
-            carry, logits = read(carry, characters)
+            carry, logits = _read(network, params, carry, characters)
             characters = draw(key, logits, temperature, top_k)[None]
             yield vocabulary[int(characters[0])]
 
     return speak(characters)
+
+
+@partial(jax.jit, static_argnames="network")
+def _read(
+    network: Network, params: ModelParams, carry: Carry, characters: Int[Array, "T"]
+) -> tuple[Carry, Float[Array, "V"]]:
+    """The carry after these characters, and the logits of the one after them."""
+    carry, logits = _text.model(network, params, carry, characters[:, None])
+    return carry, logits[-1, 0]
 
 
 def draw(key: Key, logits: Float[Array, "V"], temperature: ArrayLike, top_k: int | None) -> Int[Array, ""]:

@@ -43,6 +43,7 @@ RECIPE = Recipe(
 )
 
 
+@partial(jax.jit, static_argnames=("batch_size", "length", "relevant"))
 def make_batch(key: Key, batch_size: int, length: int, *, relevant: int) -> Sequences:
     """Draw sequences of `length` to 11/10 `length` symbols and their classes.
 
