@@ -173,3 +173,17 @@ def test_what_is_known_of_where_xs_lie():
         assert seen(lambda see: jax.jit(see, in_shardings=batch)(XS)) == [True]
     within = partial(jax.shard_map, mesh=mesh, in_specs=batch.spec, out_specs=batch.spec)
     assert seen(lambda see: jax.jit(within(see))(divided)) == [False]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [CELL, jl.LSTMVariantCell(H, peephole=True, layer_norm=True), jl.GRUCell(H, reset_after=False)],
+    ids=["lstm", "peephole, layer norm", "gru reset before"],
+)
+def test_gradients_over_a_divided_batch_need_no_message_in_a_loop(cell):
+    params = cell.init(jax.random.key(0), I)
+    xs = jax.device_put(XS.astype(np.float32), NamedSharding(Mesh(jax.devices(), ("d",)), Spec(None, "d")))
+    gradient = jax.jit(jax.grad(lambda params, xs: (jl.unroll(cell, params, xs)[1] ** 2).sum()))
+    loops, entry = gradient.lower(params, xs).compile().as_text().split("\nENTRY ")
+    assert "all-reduce" in entry
+    assert not [word for word in ("all-reduce", "all-gather", "all-to-all", "permute") if word in loops]

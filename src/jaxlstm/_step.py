@@ -48,7 +48,8 @@ def masked_step(
     if inputs.valid is not None:
         before = select(inputs.valid, held, initial)  # so that NaN in a held carry reaches no gradient
     z = preactivations(cell, params, before, inputs, zx)
-    after, y = hold_masked(inputs, transition_and_readout(cell, params, z, before, inputs), held)
+    after = transition(cell, params, z, before, inputs)
+    after, y = hold_masked(inputs, after, readout(cell, params, after), held)
     return after, y, Kept(before, z)
 
 
@@ -68,22 +69,26 @@ def preactivations(cell: Cell, params: Params, before: Carry, inputs: Inputs, zx
         return cell.combine(*cast((zx, zh), at_least_float32(inputs.x.dtype)))
 
 
-def transition_and_readout(cell: Cell, params: Params, z: Any, before: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-    """The carry after a step and the output: the transition in at least float32, cast back to the carry's dtypes."""
+def transition(cell: Cell, params: Params, z: Any, before: Carry, inputs: Inputs) -> Carry:
+    """The carry after a step, computed in at least float32 and cast back to the carry's dtypes."""
     wide = at_least_float32(inputs.x.dtype)
     with jax.named_scope("transition"):
         after = cell.transition(cast(params, wide), z, cast(before, wide), *_noise(inputs))
         name = f"what {type(cell).__name__}.transition returns"
-        after = cast_like(_checks.like_template(name, after, before, "as before the step"), before)
+        return cast_like(_checks.like_template(name, after, before, "as before the step"), before)
+
+
+def readout(cell: Cell, params: Params, after: Carry) -> Output:
+    """The output of a step: any tree of arrays."""
     with jax.named_scope("readout"):
-        return after, cell.readout(params, after)
+        return cell.readout(params, after)
 
 
-def hold_masked(inputs: Inputs, result: tuple[Carry, Any], held: Carry) -> tuple[Carry, Any]:
-    """The result of a step that counts; for a masked step the carry before it, and zeros."""
+def hold_masked(inputs: Inputs, after: Carry, y: Any, held: Carry) -> tuple[Carry, Any]:
+    """The carry and the output of a step that counts; for a masked step the carry before it, and zeros."""
     if inputs.valid is None:
-        return result
-    return select(inputs.valid, result, (held, jax.tree.map(jnp.zeros_like, result[1])))
+        return after, y
+    return select(inputs.valid, (after, y), (held, jax.tree.map(jnp.zeros_like, y)))
 
 
 def draw_noise(cell: Cell, key: Key | None, time: Array, carry: Carry) -> Any:

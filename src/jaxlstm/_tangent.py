@@ -1,10 +1,11 @@
 """The derivative rule: one for every cell, made of its five pieces.
 
-A step, without masks and resets, is (z_t the pre-activations, s_t the carry, p the params)
+A step, without masks and resets, is
 
     z_t = preactivations(p, x_t, s_{t-1})          s_t, y_t = transition_and_readout(p, z_t, s_{t-1})
 
-Its tangent, with d for tangents and J for Jacobians at the values that the forward loop kept, is
+for the params p, the carry s and the pre-activations z. Let d mark a tangent, and J a Jacobian at the values that the
+forward loop kept. The tangent of the step is
 
     dz_t       = J_p,x preactivations (dp, dx_t)    (1)    + J_s preactivations ds_{t-1}                   (2)
     ds_t, dy_t = J_p transition_and_readout dp      (1)    + J_z,s transition_and_readout (dz_t, ds_{t-1}) (2)
@@ -13,6 +14,10 @@ No part of (1) depends on the tangent of another step, so it is computed for all
 w_hh it is ``H_prev @ dw_hh``, one matmul. The rest, (2), is a scan that is linear in (dz, ds). JAX transposes both: the
 gradient of w_hh becomes the one matmul ``H_prev^T dZ``, and the backward loop has one matmul a step and no accumulator
 of weight gradients. Since this is a JVP rule made of JAX functions, every order and mode of derivative follows.
+
+One part of (1) stays in the scan: what `transition` does with vectors, such as peepholes and the scales of a
+normalisation. It is elementwise, so that nothing is gained outside, where it would need the cotangents of all carries
+in memory. Transposed, it is a running sum.
 
 The scan is checkpointed with nothing saveable. Otherwise JAX would compute the Jacobians in a forward loop of their own
 and stack all their parts. Computing the gates again from z in the backward loop costs little.
@@ -27,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxlstm._dtypes import at_least_float32, cast
 from jaxlstm._scan import Plan, forward
 from jaxlstm._step import (
     Carry,
@@ -37,7 +43,8 @@ from jaxlstm._step import (
     apply_reset,
     hold_masked,
     preactivations,
-    transition_and_readout,
+    readout,
+    transition,
 )
 
 
@@ -76,18 +83,29 @@ def _tangent(
     """The tangents of the last carry and the outputs: linear in all arguments that begin with d."""
     with jax.named_scope("all_steps"):
         dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, params, dparams), inputs, kept, dxs)
+        vectors, dvectors = (_per_sequence(_vectors(tree), inputs.x) for tree in (params, dparams))
+
+    def transition_of_each(vectors: Params, z: Any, before: Carry, inputs: Inputs) -> Carry:
+        """Mapped over the batch: each sequence has its own running sums, which need no word from other devices."""
+        return transition(plan.cell, _fill(params, vectors), z, before, inputs)
+
+    for _ in inputs.x.shape[1:-1]:
+        transition_of_each = jax.vmap(transition_of_each)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Output]:
-        inputs, kept, dz, dlocal = now
+        inputs, kept, dz, (dafter_params, dy_params) = now
         dheld = apply_reset(inputs, dinitial, dcarry)
         z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (kept.before,), (dheld,))
-        _, dout = jax.jvp(
-            lambda z, s: transition_and_readout(plan.cell, params, z, s, inputs),
-            (z if kept.z is None else kept.z, kept.before),
-            (_add(dz, dz_carry), dheld),
+        z = z if kept.z is None else kept.z
+        after, dafter = jax.jvp(
+            lambda v, z, s: transition_of_each(v, z, s, inputs),
+            (vectors, z, kept.before),
+            (dvectors, _add(dz, dz_carry), dheld),
         )
-        return hold_masked(inputs, _add(dout, dlocal), dheld)
+        dafter = _add(dafter, dafter_params)
+        _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
+        return hold_masked(inputs, dafter, _add(dy, dy_params), dheld)
 
     with jax.named_scope("linear_scan"):
         return jax.lax.scan(step, dcarry, (inputs, kept, dzs, dlocals), reverse=plan.reverse, unroll=plan.unroll)
@@ -95,14 +113,38 @@ def _tangent(
 
 def _params_and_input(
     plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array
-) -> tuple[Any, Any]:
-    """Part (1) for one step: the tangents in the params and the input."""
+) -> tuple[Any, tuple[Carry, Output]]:
+    """Part (1) for one step: the tangents in the params and the input, but of `transition` in the matrices alone."""
     z, dz = jax.jvp(
         lambda p, x: preactivations(plan.cell, p, kept.before, inputs._replace(x=x)), (params, inputs.x), (dparams, dx)
     )
     z = z if kept.z is None else kept.z
-    _, dlocal = jax.jvp(lambda p: transition_and_readout(plan.cell, p, z, kept.before, inputs), (params,), (dparams,))
-    return dz, dlocal
+    after, dafter = jax.jvp(
+        lambda p: transition(plan.cell, _fill(params, p), z, kept.before, inputs),
+        (_matrices(params),),
+        (_matrices(dparams),),
+    )
+    _, dy = jax.jvp(lambda p: readout(plan.cell, p, after), (params,), (dparams,))
+    return dz, (dafter, dy)
+
+
+def _per_sequence(vectors: Params, xs: Array) -> Params:
+    """Vectors, or their tangents, once for each sequence of the batch, in at least float32."""
+    vectors = cast(vectors, at_least_float32(xs.dtype))
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*xs.shape[1:-1], *leaf.shape)), vectors)
+
+
+def _vectors(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf if leaf.ndim < 2 else None, params)
+
+
+def _matrices(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: None if leaf.ndim < 2 else leaf, params)
+
+
+def _fill(params: Params, some: Params) -> Params:
+    """The params with some of them replaced."""
+    return jax.tree.map(lambda leaf, new: leaf if new is None else new, params, some)
 
 
 def _all_steps(plan: Plan, fn: Callable[..., Any], inputs: Inputs, kept: Kept, dxs: Array) -> Any:

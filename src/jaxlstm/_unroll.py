@@ -138,22 +138,10 @@ def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
 
 
 @partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first"))
-def _run(
-    params: Params,
-    xs: Array,
-    carry: Carry | None,
-    valid: Array | None,
-    reset: Array | None,
-    key: Key | None,
-    start: Array,
-    *,
-    remat: bool | int,
-    **static: Any,
-) -> tuple[Carry, Output]:
-    """The loop over checked arguments. Jitted with the cell static, so that equal calls outside jit compile once."""
+def _run(params: Params, xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Carry, Output]:
+    """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
     plan = Plan(**static, keep_preactivations=remat is not True)
-    run = partial(_run_plan, plan, remat)
-    return with_automatic_axes(run, xs.ndim - 2)(params, xs, carry, valid, reset, key, start)
+    return with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)(params, xs, *more)
 
 
 def _run_plan(
@@ -167,6 +155,7 @@ def _run_plan(
     key: Key | None,
     start: Array,
 ) -> tuple[Carry, Output]:
+    """The loop over checked arguments."""
     dtype = compute_dtype(params, xs.dtype)
     params = cast(params, dtype)
     initial = plan.cell.init_carry(params, xs.shape[1:-1], dtype=dtype)
