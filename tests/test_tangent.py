@@ -132,7 +132,7 @@ def assert_derivatives_are_those_of(expected, run, point, tangent):
     assert_close(got, compiled(partial(first_and_second, expected))(point, tangent))
 
 
-@every_cell(quick=["lstm", "gru", "every option", "user's"])
+@every_cell(quick=["lstm", "gru", "peephole", "user's"])
 def test_every_mode_and_order(cell):
     point, tangent, options = problem(cell)
     run, expected = (partial(f, cell, **options, key=KEY) for f in (jl.unroll, plain))

@@ -246,6 +246,7 @@ def test_remat_changes_nothing(cell, reverse, remat):
     assert_close(with_gradients(*case, reverse=reverse, remat=remat), with_gradients(*case, reverse=reverse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "gru_reset_before", "rnn", "learned_start"])
 @pytest.mark.parametrize("remat", [True, 3])
 def test_remat_changes_nothing_for_the_other_cells(name, remat):

@@ -125,6 +125,7 @@ def test_a_trained_model_is_loaded_with_what_was_held_out(book, tmp_path):
     np.testing.assert_allclose(float(report.splitlines()[0].rsplit(" ", 1)[1]), bits.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_directory_named_as_the_plays_is_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shakespeare").mkdir()
