@@ -282,7 +282,7 @@ def matmuls(lowered):
 def test_where_the_inputs_are_projected(platform, project_first, inside):
     cell = jl.LSTMCell(3)
     point, _, _ = problem(cell, 5, (2,), 7)
-    run = jax.jit(partial(jl.unroll, cell, project_first=project_first))
+    run = jax.jit(partial(jl.unroll, cell, project_first=project_first, unroll=1))
     outside, loop = matmuls(run.trace(*point).lower(lowering_platforms=(platform,)))
     assert (sum(outside.values()), loop) == (1 - inside, Counter({(2, 12): 1 + inside}))
 

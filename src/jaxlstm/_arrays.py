@@ -1,5 +1,6 @@
 """Small functions of arrays that every cell and the loop need."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -31,3 +32,21 @@ def add_bias(z: Float[Array, "*batch n"], b: Float[Array, "n"]) -> Array:
 def per_feature(vector: Float[Array, "n"], like: Float[Array, "*batch n"]) -> Array:
     """A vector of features with leading axes of size 1, as many as the other array has."""
     return jax.lax.expand_dims(vector, range(like.ndim - vector.ndim))
+
+
+def pack(tree: Any, batch_axes: int) -> Any:
+    """Arrays that differ in their number of features alone as one, which a loop stores at once; others as they are."""
+    leaves = jax.tree.leaves(tree)
+    kinds = {(leaf.shape[:-1], leaf.dtype) for leaf in leaves}
+    if len(kinds) != 1 or any(leaf.ndim == batch_axes for leaf in leaves):
+        return tree
+    return jnp.concatenate(leaves, axis=-1)
+
+
+def unpack(packed: Any, like: Any) -> Any:
+    """The tree that `pack` was given, with the structure and sizes of `like`."""
+    leaves, structure = jax.tree.flatten(like)
+    if jax.tree.structure(packed) == structure:
+        return packed
+    edges = itertools.accumulate(leaf.shape[-1] for leaf in leaves[:-1])
+    return jax.tree.unflatten(structure, jnp.split(packed, list(edges), axis=-1))

@@ -231,7 +231,8 @@ def check_options(*, key: Any, unroll: object, remat: object, project_first: obj
     """The options that unroll and every network share."""
     if key is not None:
         check_key(key)
-    check_size("unroll", unroll)
+    if unroll is not None:
+        check_size("unroll", unroll)
     check_remat(remat)
     check_project_first(project_first)
 

@@ -23,7 +23,7 @@ class Options(NamedTuple):
     reset: ArrayLike | None
     key: Key | None
     start: Array
-    unroll: int
+    unroll: int | None
     remat: bool | int | str | None
     project_first: bool | None
 
@@ -67,7 +67,7 @@ class Network(Static, Generic[P, C]):
         reset: ArrayLike | None = None,
         key: Key | None = None,
         start: ArrayLike = 0,
-        unroll: int = 1,
+        unroll: int | None = None,
         remat: bool | int | str | None = None,
         project_first: bool | None = None,
     ) -> tuple[C, Output]:

@@ -4,8 +4,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxlstm._arrays import pack, unpack
 from jaxlstm._cell import Cell
+from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step
 
 
@@ -14,29 +17,23 @@ class Plan(NamedTuple):
 
     cell: Cell
     reverse: bool
-    unroll: int
+    unroll: int | None  # steps in a loop iteration; None: what is best on the platform
     keep_preactivations: bool  # for the derivative, which otherwise computes them again
     project_first: bool | None  # project all inputs before the loop; None: what is best on the platform
     batch_first: bool  # merge time behind the batch, since the batch is divided among devices
 
 
 def forward(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Output, Kept]:
-    """Scan the cell: the last carry, the outputs, and what the derivative needs. The compiler drops what is not used.
-
-    By default each input is projected in its own step on CPU, where writing zx of all steps to memory and reading it
-    back costs more than two small matmuls a step. On other platforms one matmul before the loop projects all inputs.
-    """
-    if plan.project_first is not None:
-        return _forward(plan, plan.project_first, params, initial, carry, inputs)
-    inside, first = (partial(_forward, plan, project_first) for project_first in (False, True))
-    return jax.lax.platform_dependent(params, initial, carry, inputs, cpu=inside, default=first)
+    """Scan the cell: the last carry, the outputs, what the derivative needs. The compiler drops what is not used."""
+    by_platform = choices(plan.project_first, plan.unroll, inputs.x.shape[0])
+    return per_platform(partial(_forward, plan), by_platform, params, initial, carry, inputs)
 
 
 def _forward(
-    plan: Plan, project_first: bool, params: Params, initial: Carry, carry: Carry, inputs: Inputs
+    plan: Plan, choice: Choice, params: Params, initial: Carry, carry: Carry, inputs: Inputs
 ) -> tuple[Carry, Output, Kept]:
     zxs = None
-    if project_first:
+    if choice.project_first:
         with jax.named_scope("project"):
             zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
 
@@ -44,5 +41,14 @@ def _forward(
         carry, y, kept = masked_step(plan.cell, params, initial, carry, *now)
         return carry, (y, kept if plan.keep_preactivations else kept._replace(z=None))
 
-    carry, (ys, kept) = jax.lax.scan(step, carry, (inputs, zxs), reverse=plan.reverse, unroll=plan.unroll)
-    return carry, ys, kept
+    def packed_step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
+        carry, (y, kept) = step(carry, now)
+        return carry, (y, kept._replace(z=pack(kept.z, now[0].x.ndim - 1)))
+
+    loop = partial(jax.lax.scan, packed_step if choice.pack else step, reverse=plan.reverse, unroll=choice.unroll)
+    after, (ys, kept) = loop(carry, (inputs, zxs))
+    if choice.pack:
+        now = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), (inputs, zxs))
+        _, (_, one) = jax.eval_shape(step, carry, now)
+        kept = kept._replace(z=unpack(kept.z, one.z))
+    return after, ys, kept

@@ -32,7 +32,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxlstm._arrays import pack, unpack
 from jaxlstm._dtypes import at_least_float32, cast
+from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._scan import Plan, forward
 from jaxlstm._step import (
     Carry,
@@ -60,7 +62,11 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     params, _, _, inputs = primals
     dparams, dinitial, dcarry, dinputs = tangents
     carry, ys, kept = forward(plan, *primals)
-    linear = partial(_tangent, plan, params, inputs, kept)
+    by_platform = choices(plan.project_first, plan.unroll, inputs.x.shape[0])
+    if plan.batch_first:  # XLA would leave in the conditional what devices send each other
+        linear = partial(_tangent, plan, by_platform, params, inputs, kept)
+    else:
+        linear = partial(per_platform, partial(_tangent_for_one, plan), by_platform, params, inputs, kept)
     dprimals = (dparams, dinitial, dcarry, dinputs.x)
     if jax.__version_info__ >= (0, 10):
         return (carry, ys), linear(*dprimals)
@@ -70,8 +76,14 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     return (carry, ys), dout
 
 
+def _tangent_for_one(plan: Plan, choice: Choice, *args: Any) -> tuple[Carry, Output]:
+    """`_tangent` for one kind of platform."""
+    return _tangent(plan, {"default": choice}, *args)
+
+
 def _tangent(
     plan: Plan,
+    by_platform: dict[str, Choice],
     params: Params,
     inputs: Inputs,
     kept: Kept,
@@ -81,8 +93,11 @@ def _tangent(
     dxs: Array,
 ) -> tuple[Carry, Output]:
     """The tangents of the last carry and the outputs: linear in all arguments that begin with d."""
+    packed = all(choice.pack for choice in by_platform.values())
+    if packed:
+        kept = kept._replace(z=pack(kept.z, inputs.x.ndim - 1))
     with jax.named_scope("all_steps"):
-        dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, params, dparams), inputs, kept, dxs)
+        dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, packed, params, dparams), inputs, kept, dxs)
         vectors, dvectors = (_per_sequence(_vectors(tree), inputs.x) for tree in (params, dparams))
 
     def transition_of_each(vectors: Params, z: Any, before: Carry, inputs: Inputs) -> Carry:
@@ -97,35 +112,38 @@ def _tangent(
         inputs, kept, dz, (dafter_params, dy_params) = now
         dheld = apply_reset(inputs, dinitial, dcarry)
         z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (kept.before,), (dheld,))
-        z = z if kept.z is None else kept.z
+        z = z if kept.z is None else unpack(kept.z, z)
         after, dafter = jax.jvp(
             lambda v, z, s: transition_of_each(v, z, s, inputs),
             (vectors, z, kept.before),
-            (dvectors, _add(dz, dz_carry), dheld),
+            (dvectors, _add(unpack(dz, z), dz_carry), dheld),
         )
         dafter = _add(dafter, dafter_params)
         _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
         return hold_masked(inputs, dafter, _add(dy, dy_params), dheld)
 
+    def scan(choice: Choice, dcarry: Carry, xs: Any) -> tuple[Carry, Output]:
+        return jax.lax.scan(step, dcarry, xs, reverse=plan.reverse, unroll=choice.unroll)
+
     with jax.named_scope("linear_scan"):
-        return jax.lax.scan(step, dcarry, (inputs, kept, dzs, dlocals), reverse=plan.reverse, unroll=plan.unroll)
+        return per_platform(scan, by_platform, dcarry, (inputs, kept, dzs, dlocals))
 
 
 def _params_and_input(
-    plan: Plan, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array
+    plan: Plan, packed: bool, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array
 ) -> tuple[Any, tuple[Carry, Output]]:
     """Part (1) for one step: the tangents in the params and the input, but of `transition` in the matrices alone."""
     z, dz = jax.jvp(
         lambda p, x: preactivations(plan.cell, p, kept.before, inputs._replace(x=x)), (params, inputs.x), (dparams, dx)
     )
-    z = z if kept.z is None else kept.z
+    z = z if kept.z is None else unpack(kept.z, z)
     after, dafter = jax.jvp(
         lambda p: transition(plan.cell, _fill(params, p), z, kept.before, inputs),
         (_matrices(params),),
         (_matrices(dparams),),
     )
     _, dy = jax.jvp(lambda p: readout(plan.cell, p, after), (params,), (dparams,))
-    return dz, (dafter, dy)
+    return pack(dz, inputs.x.ndim - 1) if packed else dz, (dafter, dy)
 
 
 def _per_sequence(vectors: Params, xs: Array) -> Params:

@@ -48,7 +48,7 @@ def truncated(
     reset: ArrayLike | None = None,
     key: Key | None = None,
     start: ArrayLike = 0,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
 ) -> tuple[C, Output]:

@@ -34,7 +34,7 @@ def unroll(
     reverse: bool = False,
     key: Key | None = None,
     start: ArrayLike = 0,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
 ) -> tuple[C, Output]:
@@ -59,7 +59,8 @@ def unroll(
       reverse: run from the last step to the first. The order of ys is that of xs.
       key: a PRNG key for cells that draw at random in training; None means evaluation.
       start: the absolute time of ``xs[0]``. Step t draws from ``start + t``, so a sequence may be cut anywhere.
-      unroll: the number of steps in a loop iteration, as in `jax.lax.scan`.
+      unroll: the number of steps in a loop iteration, as in `jax.lax.scan`. None: what is best on the platform. That is
+        1 on CPU and where T is symbolic, and elsewhere the largest divisor of T from 8 down to 4, else 8.
       remat: what to keep for the backward pass. None: what it needs of every step. True: only the carries; each step is
         computed again. A chunk length: only the carries between chunks. "sqrt": chunks of about sqrt(T) steps, so that
         memory, apart from xs, ys and their gradients, grows as sqrt(T). Chunks need a T that is known, not symbolic.
@@ -122,7 +123,9 @@ def valid_steps(
     return valid
 
 
-def _steps_per_iteration(unroll: int, steps: int) -> int:
+def _steps_per_iteration(unroll: int | None, steps: int) -> int | None:
+    if unroll is None:
+        return None
     if unroll != 1 and not isinstance(steps, int):
         _checks.reject("unroll", "1 where the number of steps is symbolic", unroll)
     return int(unroll)

@@ -8,6 +8,7 @@ import pytest
 
 import jaxlstm as jl
 from jaxlstm.training import cross_entropy, init_state, make_train_step
+from jaxlstm.training._step import _compiler_options
 
 KEY = jax.random.key(7)
 
@@ -152,3 +153,35 @@ def test_wrong_arguments_are_named(without_type_hook):
         init_state({}, optax.sgd(0.1), 0)
     with pytest.raises(TypeError, match="loss_fn: expected a function"):
         make_train_step(None, optax.sgd(0.1))
+
+
+def test_compiler_options_are_those_of_the_outermost_jit():
+    def loss_fn(params, batch, key):
+        return jnp.mean((params["w"] * batch - 3) ** 2), {}
+
+    optimizer = optax.sgd(0.5)
+    start = lambda: init_state({"w": jnp.array(0.0)}, optimizer, jax.random.key(0))  # noqa: E731
+    plain, batch = make_train_step(loss_fn, optimizer), jnp.ones((3, 4))
+    step = make_train_step(loss_fn, optimizer, compiler_options=jl.GPU_COMPILER_OPTIONS)  # of no account on a CPU
+    expected = plain(start(), batch[0])
+    assert step(start(), batch[0])[0].params == expected[0].params
+    state, metrics = jax.jit(lambda state: jax.lax.scan(step, state, batch))(start())  # has options of its own
+    assert metrics["loss"].tolist() == [9.0, 0.0, 0.0]
+    assert state.params["w"] == 3
+    unknown = make_train_step(loss_fn, optimizer, compiler_options={"no_such_option": True})
+    with pytest.raises(Exception, match="no_such_option"):
+        unknown(start(), batch[0])
+    assert jax.vmap(unknown)(jax.tree.map(lambda leaf: leaf[None], start()), batch[:1])[1]["loss"].tolist() == [9.0]
+
+
+@pytest.mark.parametrize("options", ["fast", {1: True}])
+def test_compiler_options_of_another_type_are_refused(options):
+    with pytest.raises(TypeError, match="compiler_options: expected a dict with str keys, got"):
+        _compiler_options(options, None)
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("gpu", jl.GPU_COMPILER_OPTIONS), ("cpu", {}), ("tpu", {})])
+def test_on_a_gpu_a_step_is_to_be_one_graph(platform, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert _compiler_options(None, None) == expected
+    assert _compiler_options({}, None) == {}

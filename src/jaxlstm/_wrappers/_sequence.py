@@ -91,7 +91,7 @@ def on_core(
     *,
     dtype: DTypeLike | None,
     reverse: bool,
-    unroll: int,
+    unroll: int | None,
     remat: bool | int | str | None,
 ) -> tuple[Any, Array]:
     """Run a cell of the core for Flax, with Flax's carry in and out: ``(carry, ys)``, time first.

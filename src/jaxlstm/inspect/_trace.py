@@ -92,7 +92,7 @@ def trace(
         if reverse:
             _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
         xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-        options = Options(lengths, mask, reset, key, start, unroll=1, remat=None, project_first=None)
+        options = Options(lengths, mask, reset, key, start, unroll=None, remat=None, project_first=None)
         after, _ = network._apply(params, xs, carry, options, run_cell)
         return after, _nest(network, iter(traces))
     _checks.check_cell(network, Cell, "network")

@@ -36,7 +36,8 @@ class RNN(linen.RNN):
       return_carry: return ``(carry, outputs)``, the carry of an LSTM being Flax's ``(c, h)``.
       reverse: run from the last step to the first.
       keep_order: with `reverse`, return outputs in the order of the inputs.
-      unroll: steps a loop iteration.
+      unroll: steps a loop iteration. None: what is best on the platform, as in `jaxlstm.unroll`; 1 for a cell that is
+        scanned as in Flax.
       variable_axes: of ``nn.scan``.
       variable_broadcast: of ``nn.scan``.
       variable_carry: of ``nn.scan``.
@@ -54,6 +55,7 @@ class RNN(linen.RNN):
     ((2, 5, 4), 0.0)
     """
 
+    unroll: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     zero_padding: bool = True
     remat: bool | int | str | None = None
 
@@ -146,7 +148,7 @@ def _scan(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple
             lambda cell, carry, now: wrap(cell)(carry, now),
             in_axes=0,
             out_axes=0,
-            unroll=rnn.unroll,
+            unroll=rnn.unroll or 1,
             variable_axes=rnn.variable_axes,
             variable_broadcast=rnn.variable_broadcast,
             variable_carry=rnn.variable_carry,

@@ -39,7 +39,8 @@ class RNN(nnx.RNN):
       return_carry: return ``(carry, outputs)``, the carry of an LSTM being Flax's ``(c, h)``.
       reverse: run from the last step to the first.
       keep_order: with `reverse`, return outputs in the order of the inputs.
-      unroll: steps a loop iteration.
+      unroll: steps a loop iteration. None: what is best on the platform, as in `jaxlstm.unroll`; 1 for a cell that is
+        scanned as in Flax.
       state_axes: of ``nnx.scan``; a cell is then scanned as in Flax.
       broadcast_rngs: the rngs of the cell that are the same at every step.
       rngs: what a first carry is drawn from, if it is drawn.
@@ -62,7 +63,7 @@ class RNN(nnx.RNN):
         return_carry: bool = False,
         reverse: bool = False,
         keep_order: bool = False,
-        unroll: int = 1,
+        unroll: int | None = None,
         state_axes: Mapping[Any, Any] | None = None,
         broadcast_rngs: Any = None,
         rngs: Any = True,
@@ -75,13 +76,13 @@ class RNN(nnx.RNN):
             return_carry=return_carry,
             reverse=reverse,
             keep_order=keep_order,
-            unroll=unroll,
             state_axes=state_axes,
             broadcast_rngs=broadcast_rngs,
             rngs=rngs,
         )
         _checks.check_flag("zero_padding", zero_padding)
         _checks.check_remat(remat)
+        self.unroll = unroll
         self.zero_padding = zero_padding
         self.remat = remat
         self.scans_plainly = state_axes is None
@@ -173,7 +174,7 @@ def _scan(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple
             lambda cell, carry, now: wrap(cell)(carry, now),
             in_axes=(state_axes, nnx.Carry, 0),
             out_axes=(nnx.Carry, 0),
-            unroll=rnn.unroll,
+            unroll=rnn.unroll or 1,
         )
         # A call takes one key of the broadcast rngs, as in Flax.
         return nnx.split_rngs(splits=1, only=rnn.broadcast_rngs, squeeze=True)(lifted)(rnn.cell, carry, steps)

@@ -36,13 +36,14 @@ class MeshStep:
         *,
         batch_size: int | None = None,
         carry_axis: int = 0,
+        compiler_options: dict[str, Any] | None = None,
     ) -> None:
         # Axes of a type that makes shardings part of an array's type would ask every operation for one.
         self._mesh = Mesh(mesh.devices, mesh.axis_names)
         self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
         self._filling = Filling(self._mesh.shape[DATA] // jax.process_count(), batch_size)
 
-        @partial(jax.jit, donate_argnums=0)
+        @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
         def whole_step(state: TrainState, batch: Any) -> Any:
             after, metrics = step(state, batch)
             everywhere = jax.tree.map(lambda leaf: self._sharding(Spec()), metrics)

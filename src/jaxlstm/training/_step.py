@@ -1,16 +1,17 @@
 """One step of gradient descent, jitted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxlstm import _checks
+from jaxlstm import GPU_COMPILER_OPTIONS, _checks
 from jaxlstm._random import Key
 from jaxlstm._step import Carry, Params
 from jaxlstm.training._guard import skipped
@@ -94,6 +95,7 @@ def make_train_step(
     batch_axis: Any = 1,
     param_specs: Specs | None = None,
     batch_size: int | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> TrainStep:
     """Make a jitted training step. It donates the memory of the state that it is given.
 
@@ -121,6 +123,10 @@ def make_train_step(
       batch_size: the number of sequences, of all processes together, that every batch is padded to, for a smaller last
         batch or parts of different sizes. None pads to the next size that the devices divide.
 
+      compiler_options: as in `jax.jit`. None: on a GPU `jaxlstm.GPU_COMPILER_OPTIONS`, by which the whole step becomes
+        one CUDA graph, and none elsewhere; ``{}``: none. Only the outermost jit can have options: where the step is
+        called within a jit or vmap of yours, it has none.
+
     Returns:
       A `TrainStep`, ``train_step(state, batch) -> (state, metrics)``. The metrics are "loss", "grad_norm" (the
       Euclidean norm of g over all params, before the optimizer clips or scales it), "skipped" where `skip_nonfinite`
@@ -144,6 +150,7 @@ def make_train_step(
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
     check_mesh(mesh, batch_axis, param_specs, batch_size)
+    options = _compiler_options(compiler_options, mesh)
     loss = partial(_loss, loss_fn)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
@@ -158,8 +165,34 @@ def make_train_step(
         return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key, carry=carry), metrics
 
     if mesh is None:
-        return jax.jit(train_step, donate_argnums=0)
-    return MeshStep(train_step, mesh, batch_axis, param_specs, batch_size=batch_size)
+        return JittedStep(train_step, options)
+    return MeshStep(train_step, mesh, batch_axis, param_specs, batch_size=batch_size, compiler_options=options)
+
+
+class JittedStep:
+    """A jitted training step; `lower` is that of a jitted function."""
+
+    def __init__(self, step: Callable[..., Any], compiler_options: dict[str, Any]) -> None:
+        self._step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
+        self._inner_step = jax.jit(step, donate_argnums=0)
+
+    def __call__(self, state: TrainState, batch: Any) -> Any:
+        """Take a step, without the options where another jit, which alone can have some, is tracing it."""
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
+        return self._inner_step(state, batch) if traced else self._step(state, batch)
+
+    def lower(self, state: TrainState, batch: Any) -> Any:
+        """The step's program for this state and batch, not compiled yet."""
+        return self._step.lower(state, batch)
+
+
+def _compiler_options(options: Any, mesh: Mesh | None) -> dict[str, Any]:
+    if options is None:
+        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+        return GPU_COMPILER_OPTIONS if platform == "gpu" else {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        _checks.reject("compiler_options", "a dict with str keys", _checks.describe(options), TypeError)
+    return dict(options)
 
 
 def _loss(

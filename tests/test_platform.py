@@ -1,0 +1,141 @@
+"""What is chosen for each platform, and that the programs of all of them compute the same."""
+
+import re
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+from jaxlstm import _unroll
+from jaxlstm._platform import Choice, choices
+
+DRAW = np.random.default_rng(0)
+B, I, H = 2, 2, 3  # noqa: E741
+KEY = jax.random.key(1)
+EVERY_OPTION = jl.LSTMVariantCell(H, peephole=True, projection_size=2, layer_norm=True, clip=0.9)
+CELLS = {
+    "lstm": jl.LSTMCell(H),
+    "gru": jl.GRUCell(H),
+    "gru reset before": jl.GRUCell(H, reset_after=False),
+    "every option": jl.Zoneout(EVERY_OPTION, h=0.3, c=0.3),
+}
+OPTIONS = {
+    "plain": {},
+    "remat": {"remat": True},
+    "chunks": {"remat": 5},
+    "reverse, lengths, mask, reset": {"reverse": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "chunk"), [(96, 8), (100, 5), (28, 7), (12, 6), (26, 8), (101, 8), (7, 7), (3, 3), (1, 1), (0, 1)]
+)
+def test_steps_in_an_iteration_divide_all_steps_where_they_can(steps, chunk):
+    assert choices(None, None, steps) == {"cpu": Choice(False, 1, False), "default": Choice(True, chunk, True)}
+
+
+def test_what_is_given_holds_on_every_platform():
+    assert {choice[:2] for choice in choices(False, 3, 96).values()} == {(False, 3)}
+    (steps,) = jax.export.symbolic_shape("T")
+    assert {choice.unroll for choice in choices(None, None, steps).values()} == {1}
+
+
+class Case(NamedTuple):
+    """Params, inputs and options of a cell over some steps."""
+
+    cell: jl.Cell
+    params: object
+    xs: np.ndarray
+    options: dict
+
+
+def case(cell, options, steps):
+    draw = lambda leaf: DRAW.normal(size=leaf.shape) / 2  # noqa: E731
+    params = jax.tree.map(draw, jax.eval_shape(lambda: CELLS[cell].init(KEY, I, dtype=jnp.float64)))
+    given = dict(OPTIONS[options])
+    if "reverse" in given:
+        given |= {"lengths": np.array([steps, steps // 2]), "mask": DRAW.random((steps, B)) < 0.8}
+        given["reset"] = DRAW.random((steps, B)) < 0.2
+    return Case(CELLS[cell], params, DRAW.normal(size=(steps, B, I)), given)
+
+
+def derivatives(case):
+    """The results, the gradient of a function of them, and a derivative of that."""
+    run = partial(jl.unroll, case.cell, key=KEY, **case.options)
+
+    def loss(point):
+        return sum((leaf**3).sum() for leaf in jax.tree.leaves(run(*point)))
+
+    point = (case.params, jnp.asarray(case.xs))
+    return run(*point), *jax.jvp(jax.grad(loss), (point,), (jax.tree.map(jnp.ones_like, point),))
+
+
+def compiled(fn, *args):
+    """Compiled in a hurry, since each of these runs once."""
+    return jax.jit(lambda: fn(*args), compiler_options={"xla_backend_optimization_level": 0})()
+
+
+def as_on_an_accelerator(monkeypatch, fn, *args):
+    """Call a function with what JAX would take there. Nothing of it may stay in a cache."""
+    _unroll._run.clear_cache()
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", lambda *operands, default, **_: default(*operands))
+        results = compiled(fn, *args)
+    _unroll._run.clear_cache()
+    return results
+
+
+def assert_close(got, want):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), got, want)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "steps"),
+    [
+        ("lstm", "plain", 16),
+        ("gru", "reverse, lengths, mask, reset", 11),
+        ("gru reset before", "chunks", 16),
+        *(pytest.param(cell, options, 19, marks=pytest.mark.slow) for cell in list(CELLS)[2:] for options in OPTIONS),
+    ],
+)
+def test_the_numbers_are_those_of_the_cpu_s_program(cell, options, steps, monkeypatch):
+    this = case(cell, options, steps)
+    assert_close(as_on_an_accelerator(monkeypatch, derivatives, this), compiled(derivatives, this))
+
+
+def test_under_vmap(monkeypatch):
+    this = case("gru", "plain", 12)
+    seeds = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf]), this.params)
+    gradients = jax.vmap(jax.grad(lambda params: (jl.unroll(this.cell, params, this.xs)[1] ** 2).sum()))
+    assert_close(as_on_an_accelerator(monkeypatch, gradients, seeds), compiled(gradients, seeds))
+
+
+@pytest.mark.parametrize(("platform", "forward", "backward"), [("cpu", 2, 1), ("cuda", 8, 8), ("tpu", 8, 8)])
+def test_matmuls_in_the_lowered_loops(platform, forward, backward):
+    """Of a platform's own program alone: no other is left in the text."""
+    cell = CELLS["lstm"]
+    params, xs = cell.init(KEY, I), jnp.ones((16, B, I), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda params, xs: (jl.unroll(cell, params, xs)[1] ** 2).sum(), argnums=(0, 1)))
+    text = gradient.trace(params, xs).lower(lowering_platforms=(platform,)).as_text()
+    outside = 3 + (platform != "cpu")  # the gradients of w_ih, w_hh and xs; off the CPU the projection of all inputs
+    assert text.count("stablehlo.while") == 2
+    functions = dict(re.findall(r"func.func \w+ @(\w+)(.*?)\n  }", text, re.DOTALL))
+
+    def dots(name):
+        called = re.findall(r"call @(\w+)", functions[name])
+        return functions[name].count("stablehlo.dot_general") + sum(map(dots, called))
+
+    assert dots("main") == forward + backward + outside
+
+
+def test_one_export_for_all_platforms():
+    cell = CELLS["gru"]
+    params, xs = cell.init(KEY, I), jnp.ones((12, B, I), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda params, xs: (jl.unroll(cell, params, xs)[1] ** 2).sum()))
+    exported = jax.export.export(gradient, platforms=["cpu", "cuda", "rocm", "tpu"])(params, xs)
+    np.testing.assert_allclose(exported.call(params, xs).w_hh, gradient(params, xs).w_hh, rtol=1e-6)
