@@ -1,0 +1,129 @@
+"""The programs that XLA makes for a GPU and a TPU that are not there: launches a step, CUDA graphs, memory, cycles.
+
+Each program is a step of gradient descent, once with one time step in an iteration of its loops, as before
+`unroll=None`, and once with the default. Prints Markdown. It needs ``pip install -e '.[gpu-program]'`` for the GPU, and
+libtpu for the TPU; what is missing is left out with a sentence.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+import common
+import jaxlstm as jl
+from gpu_program import gpu_program
+
+B, T, I, H = 32, 96, 64, 128  # noqa: E741
+LARGE = 64, 128, 512, 512
+LSTM = jl.LSTMCell(H)
+NETWORKS = {
+    "LSTM": jl.Layer(LSTM),
+    "GRU": jl.Layer(jl.GRUCell(H)),
+    "RNN": jl.Layer(jl.RNNCell(H)),
+    "Bidirectional(LSTM)": jl.Bidirectional(LSTM),
+    "Stack(LSTM, LSTM)": jl.Stack(LSTM, LSTM),
+}
+
+
+def main() -> None:
+    """Compile what the tables ask for, and report it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
+    args = parser.parse_args()
+    parts = [f"- Versions: jaxlstm {jl.__version__} ({common.revision()}), {common.versions()}"]
+    parts.append(gpu_table() if find_spec("jax_cuda13_plugin") else "No compiler for GPUs is installed.")
+    parts.append(tpu_table() if find_spec("libtpu") else "libtpu is not installed.")
+    text = "\n\n".join(parts)
+    print(text)
+    if args.into:
+        common.write_section(args.into, "program", text)
+
+
+def gpu_table() -> str:
+    """Launches and graphs on an H100."""
+    rows = []
+    for name, network in NETWORKS.items():
+        for masked in (False, True):
+            for dtype in (jnp.float32, jnp.bfloat16):
+                title = f"{name}, {jnp.dtype(dtype).name}{', lengths, mask, reset' if masked else ''}"
+                common.note(title)
+                rows.append([title])
+                for unroll in (1, None):
+                    step, shapes = training_step(network, (B, T, I), dtype, masked, unroll=unroll)
+                    found = gpu_program(step, *shapes, **(jl.GPU_COMPILER_OPTIONS if unroll is None else {}))
+                    launches = [f"{loop.launches * loop.trips / T:.2f}" for loop in found.loops]
+                    half = len(launches) // 2
+                    rows[-1] += [" and ".join(launches[:half]), " and ".join(launches[half:])]
+                    rows[-1] += [f"{found.graphs}", f"{found.megabytes:.1f}"]
+    head = ["H100", *["forward", "backward", "graphs", "temp MB"] * 2]
+    return (
+        f"Launches (kernels and copies) a time step in the loops forward and backward, CUDA graphs in the program, and "
+        f"temporary memory; B {B}, T {T}, I {I}, H {H}. First four columns: `unroll=1` and XLA's own options. Last "
+        f"four: the default, and `jaxlstm.GPU_COMPILER_OPTIONS`. With one graph the whole training step is one "
+        f"launch.\n\n{common.table(head, rows)}"
+    )
+
+
+def tpu_table() -> str:
+    """The compiler's estimates for a TPU v5e."""
+    target = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(target)
+    rows = []
+    for name, make in {"LSTM": jl.LSTMCell, "GRU": jl.GRUCell}.items():
+        for size in ((B, T, I, H), LARGE):
+            title = f"{name}, B {size[0]}, T {size[1]}, I {size[2]}, H {size[3]}"
+            common.note(title)
+            rows.append([title])
+            for unroll in (1, None):
+                step, shapes = training_step(jl.Layer(make(size[3])), size[:3], jnp.float32, False, unroll=unroll)
+                shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+                text = jax.jit(step).lower(*shapes).compile().as_text()
+                rows[-1] += [f"{cycles / (8 if unroll is None else 1):.0f}" for cycles in estimated_cycles(text)]
+    head = ["TPU v5e", *["forward", "backward"] * 2]
+    return (
+        "Cycles a time step in the loops, by XLA's estimate, in float32; such estimates order programs and predict no "
+        f"times. First two columns: `unroll=1`. Last two: the default.\n\n{common.table(head, rows)}"
+    )
+
+
+def training_step(
+    network: jl.Network, size: tuple[int, int, int], dtype: Any, masked: bool, **options: Any
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A step of gradient descent, and the shapes of its arguments."""
+    batch, steps, features = size
+    given = {}
+    if masked:
+        flags = jax.ShapeDtypeStruct((steps, batch), bool)
+        given = {"lengths": jax.ShapeDtypeStruct((batch,), jnp.int32), "mask": flags, "reset": flags}
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), features, dtype=dtype))
+
+    def step(params: Any, xs: jax.Array, given: dict[str, Any]) -> Any:
+        def loss(params: Any) -> jax.Array:
+            return jnp.mean(network.apply(params, xs, **given, **options)[1].astype(jnp.float32) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, d: p - jnp.asarray(0.1, p.dtype) * d, params, gradient)
+
+    return step, (params, jax.ShapeDtypeStruct((steps, batch, features), dtype), given)
+
+
+def estimated_cycles(hlo: str) -> list[int]:
+    """What an iteration of each loop is estimated to take."""
+    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{$(.*?)^\}", hlo, re.MULTILINE | re.DOTALL))
+    bodies = re.findall(r" while\(.*?body=%?([\w.-]+)", hlo)
+    return [sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', computations[body]))) for body in bodies]
+
+
+if __name__ == "__main__":
+    main()
