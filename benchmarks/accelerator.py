@@ -1,0 +1,307 @@
+"""LSTM and GRU layers on whatever accelerator is present: this library beside torch and other JAX libraries.
+
+First correctness: outputs and gradients against float64 on the CPU. Then blocks in the order of their worth. Each is
+written to OUT, a file of JSON lines, as soon as it is done, and none begins once the seconds are spent. What is not
+installed, or fails, is left out with its reason. Prints Markdown at the end. With --toy it runs on a CPU too.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of the memory
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import common
+import implementations as impl
+import jaxlstm as jl
+from implementations import Problem, Size
+
+SIZES = {
+    "small": Size(B=32, T=100, I=64, H=128),
+    "medium": Size(B=64, T=128, I=256, H=256),
+    "large": Size(B=64, T=128, I=512, H=512),
+    "stream": Size(B=1, T=1000, I=128, H=256),
+    "tiny": Size(B=8, T=200, I=32, H=64),
+    "long": Size(B=16, T=1024, I=768, H=768),
+    "wide": Size(B=128, T=256, I=512, H=1024),
+}
+TOY = {"small": Size(B=2, T=12, I=3, H=4), "medium": Size(B=2, T=9, I=4, H=6)}
+REPEATS, ROTATION = 30, 4  # timed calls, and sets of inputs that they go through
+OURS = "jaxlstm"
+
+
+class Calls(NamedTuple):
+    """What is timed: both take the number of a set of inputs, and return when all results are there."""
+
+    forward: Callable[[int], Any]
+    train: Callable[[int], Any]
+
+
+class Block(NamedTuple):
+    """A row of the tables."""
+
+    size: str
+    who: str
+    make: Callable[[], Calls]
+
+
+def main() -> None:
+    """Measure until the seconds are spent, and report."""
+    args = arguments()
+    sizes = TOY if args.toy else SIZES
+    began, rows = time.perf_counter(), []
+    device = jax.devices()[0]
+    about = f"{device.device_kind} ({device.platform}), jaxlstm {jl.__version__} ({common.revision()}), {versions()}"
+    with args.out.open("w", buffering=1) as out:
+
+        def write(**row: Any) -> None:
+            out.write(json.dumps(row) + "\n")
+            common.note(str(row))
+
+        write(what="machine", about=about)
+        errors = relative_errors(sizes["small"])
+        write(what="relative errors against float64", **errors)
+        for block in blocks(sizes):
+            if time.perf_counter() - began > args.seconds:
+                write(what="out of time", before=f"{block.size}: {block.who}")
+                break
+            rows.append(measure(block, REPEATS if not args.toy else 2))
+            write(**rows[-1])
+    text = markdown(about, errors, rows, sizes)
+    print(text)
+    if args.into:
+        common.write_section(args.into, "accelerator", text)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the file of JSON lines")
+    parser.add_argument("--seconds", type=float, default=420, help="begin no block after this time (420)")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
+    return parser.parse_args()
+
+
+def blocks(sizes: dict[str, Size]) -> Iterator[Block]:
+    """Most valuable first: the default beside torch at every size, what the default is made of, then the rest."""
+    problems = {name: impl.make_problem(size, threads=common.cores()) for name, size in sizes.items()}
+    for name, problem in problems.items():
+        yield Block(name, OURS, partial(ours, problem))
+        yield Block(name, "torch nn.LSTM", partial(torch_module, problem, "LSTM"))
+    for name in ("small", "medium"):
+        yield Block(name, "jaxlstm, XLA's own options", partial(ours, problems[name], compiler_options={}))
+        yield Block(name, "jaxlstm, unroll=1", partial(ours, problems[name], unroll=1, compiler_options={}))
+        yield Block(name, "jaxlstm, unroll=16", partial(ours, problems[name], unroll=16))
+        yield Block(name, "flax nnx RNN", partial(others, impl.flax_nnx, problems[name]))
+        yield Block(name, "equinox LSTMCell, scan", partial(others, impl.equinox_scan, problems[name]))
+        yield Block(name, "jax.experimental.rnn", partial(jax_rnn, problems[name]))
+    for name in ("small", "large" if "large" in problems else "medium"):
+        yield Block(name, "jaxlstm, bfloat16", partial(ours, problems[name], dtype="bfloat16"))
+        yield Block(name, "torch nn.LSTM, bfloat16", partial(torch_module, problems[name], "LSTM", dtype="bfloat16"))
+        yield Block(name, "torch nn.LSTM, float16", partial(torch_module, problems[name], "LSTM", dtype="float16"))
+        yield Block(name, "jaxlstm GRU", partial(ours, problems[name], gru=True))
+        yield Block(name, "torch nn.GRU", partial(torch_module, problems[name], "GRU"))
+        yield Block(name, "jaxlstm, full float32", partial(ours, problems[name], precision="highest"))
+        yield Block(name, "torch nn.LSTM, full float32", partial(torch_module, problems[name], "LSTM", tf32=False))
+        yield Block(name, "jaxlstm Bidirectional", partial(ours, problems[name], both=True))
+        yield Block(name, "jaxlstm, lengths", partial(ours, problems[name], lengths=True))
+
+
+def measure(block: Block, repeats: int) -> dict[str, Any]:
+    """Milliseconds of both calls, or the reason why there are none."""
+    row: dict[str, Any] = {"size": block.size, "who": block.who}
+    try:
+        calls = block.make()
+        for name, call in calls._asdict().items():
+            for turn in range(3):
+                call(turn)
+            row[name] = [timed(call, turn) for turn in range(repeats)]
+    except Exception as error:  # a library that is missing or fails must not end the run; the row says why
+        row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    return row
+
+
+def timed(call: Callable[[int], Any], turn: int) -> float:
+    """Milliseconds of a call."""
+    began = time.perf_counter()
+    call(turn)
+    return 1e3 * (time.perf_counter() - began)
+
+
+def ours(
+    problem: Problem,
+    *,
+    dtype: str = "float32",
+    gru: bool = False,
+    both: bool = False,
+    lengths: bool = False,
+    precision: str | None = None,
+    compiler_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> Calls:
+    """jaxlstm, as `make_train_step` compiles it unless options for the compiler are given."""
+    size = problem.w_hh.shape[0]
+    cell = jl.GRUCell(size) if gru else jl.LSTMCell(size)
+    network = jl.Bidirectional(cell) if both else jl.Layer(cell)
+    params = network.init(jax.random.key(0), problem.w_ih.shape[0])
+    if not gru and not both:
+        params = jl.LSTMParams(*map(jnp.asarray, problem[1:4]))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    if lengths:
+        options["lengths"] = np.linspace(1, len(problem.xs), problem.xs.shape[1]).astype(np.int32)
+    if compiler_options is None:
+        compiler_options = jl.GPU_COMPILER_OPTIONS
+
+    def apply(params: Any, xs: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision(precision):
+            return network.apply(params, xs, **options)[1]
+
+    return jax_calls(apply, params, problem.xs.astype(jnp.dtype(dtype)), compiler_options)
+
+
+def others(make: Callable[[Problem], impl.Implementation], problem: Problem) -> Calls:
+    """Another JAX library, as in `peers.py`; its inputs stay the same."""
+    made = make(problem)
+    return Calls(
+        lambda turn: jax.block_until_ready(made.forward()),
+        lambda turn: jax.block_until_ready(made.train() if made.train else None),
+    )
+
+
+def jax_rnn(problem: Problem) -> Calls:
+    """cuDNN's LSTM through JAX: batch first, on NVIDIA alone."""
+    from jax.experimental import rnn
+
+    steps, batch, features = problem.xs.shape
+    size = problem.w_hh.shape[0]
+    weights = rnn.init_lstm_weight(jax.random.key(0), features, size, 1, False)
+    zeros, lengths = jnp.zeros((1, batch, size)), jnp.full(batch, steps, jnp.int32)
+    sizes = {"input_size": features, "hidden_size": size, "num_layers": 1, "dropout": 0.0, "bidirectional": False}
+    return jax_calls(
+        lambda weights, xs: rnn.lstm(xs, zeros, zeros, weights, lengths, **sizes)[0],
+        weights,
+        problem.xs.swapaxes(0, 1),
+        {},
+    )
+
+
+def jax_calls(apply: Callable[..., Any], weights: Any, xs: np.ndarray, options: dict[str, Any]) -> Calls:
+    """The output, and the gradient of mean(ys**2) in weights and xs."""
+    inputs = [jax.device_put(np.roll(xs, turn, axis=0)) for turn in range(ROTATION)]
+    forward = jax.jit(apply, compiler_options=options)
+
+    def loss(weights: Any, xs: jax.Array) -> jax.Array:
+        return jnp.mean(apply(weights, xs).astype(jnp.float32) ** 2)
+
+    train = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=options)
+    return Calls(
+        lambda turn: jax.block_until_ready(forward(weights, inputs[turn % ROTATION])),
+        lambda turn: jax.block_until_ready(train(weights, inputs[turn % ROTATION])),
+    )
+
+
+def torch_module(problem: Problem, kind: str, *, dtype: str = "float32", tf32: bool = True) -> Calls:
+    """torch's layer on the same device, by cuDNN where that is a GPU."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and jax.default_backend() != "cpu":
+        raise RuntimeError("this torch does not know the accelerator")
+    module = getattr(torch.nn, kind)(problem.w_ih.shape[0], problem.w_hh.shape[0]).to(device, getattr(torch, dtype))
+    inputs = [
+        torch.tensor(np.roll(problem.xs, turn, axis=0)).to(device, getattr(torch, dtype)) for turn in range(ROTATION)
+    ]
+
+    def run(turn: int, *, train: bool) -> Any:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        xs = inputs[turn % ROTATION]
+        if train:
+            xs = xs.detach().requires_grad_(True)
+            loss = module(xs)[0].float().square().mean()
+            result = torch.autograd.grad(loss, [*module.parameters(), xs])
+        else:
+            with torch.inference_mode():
+                result = module(xs)[0]
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return Calls(partial(run, train=False), partial(run, train=True))
+
+
+def relative_errors(size: Size) -> dict[str, float]:
+    """Of outputs and gradients here, in default and in full precision, against float64 on the CPU."""
+    problem = impl.make_problem(size, threads=1)
+    cell = jl.LSTMCell(size.H)
+
+    def results(params: Any, xs: Any) -> Any:
+        loss = lambda params, xs: (jl.unroll(cell, params, xs)[1] ** 2).mean()  # noqa: E731
+        return jl.unroll(cell, params, xs)[1], jax.grad(loss, argnums=(0, 1))(params, xs)
+
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        exact = (
+            jl.LSTMParams(*(jnp.asarray(w, jnp.float64) for w in problem[1:4])),
+            jnp.asarray(problem.xs, jnp.float64),
+        )
+        expected = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(results)(*exact))]
+    found = {}
+    for name, precision in (("default precision", None), ("full float32", "highest")):
+        with jax.default_matmul_precision(precision):
+            step = jax.jit(results, compiler_options=jl.GPU_COMPILER_OPTIONS)
+            got = jax.tree.leaves(step(jl.LSTMParams(*map(jnp.asarray, problem[1:4])), jnp.asarray(problem.xs)))
+        apart = [np.linalg.norm(g - e) / np.linalg.norm(e) for g, e in zip(map(np.asarray, got), expected, strict=True)]
+        found |= {f"outputs, {name}": float(apart[0]), f"gradients, {name}": float(max(apart[1:]))}
+    return found
+
+
+def markdown(about: str, errors: dict[str, float], rows: list[dict[str, Any]], sizes: dict[str, Size]) -> str:
+    """The report."""
+    parts = [
+        f"- {about}\n- Largest relative error against float64 at small: "
+        + "; ".join(f"{name} {error:.0e}" for name, error in errors.items()),
+        "Median in ms, and us a time step. Train: value and gradients of all weights and of xs for mean(ys**2). Ratio: "
+        "time divided by jaxlstm's of the first row; **above 1, jaxlstm is faster**. float32 where nothing else is "
+        "said, matmuls in the device's default precision (TF32 on NVIDIA, here and in torch).",
+    ]
+    for name, size in sizes.items():
+        here = [row for row in rows if row["size"] == name]
+        base = next((row for row in here if row["who"] == OURS and "error" not in row), None)
+        table = [[row["who"], *(cells(row, base, what, size.T) for what in Calls._fields)] for row in here]
+        shape = ", ".join(f"{axis} {n}" for axis, n in size._asdict().items())
+        parts.append(common.table([f"{name}: {shape}", "forward: ms, us, ratio", "train: ms, us, ratio"], table))
+        parts += [f"- {row['who']}: {row['error']}" for row in here if "error" in row]
+    return "\n\n".join(parts)
+
+
+def cells(row: dict[str, Any], base: dict[str, Any] | None, what: str, steps: int) -> str:
+    """One cell of a table."""
+    if what not in row:
+        return ""
+    ms = median(row[what])
+    ratio = f"{ms / median(base[what]):.2f}" if base else ""
+    return f"{ms:.3f}, {1e3 * ms / steps:.1f}, {ratio}"
+
+
+def versions() -> str:
+    """Of the libraries that are installed, and of cuDNN."""
+    found = common.versions()
+    try:
+        import torch
+    except ImportError:
+        return found
+    return f"{found}, cuDNN {torch.backends.cudnn.version()}"
+
+
+if __name__ == "__main__":
+    main()
