@@ -227,6 +227,7 @@ ORDER = [
     "_network",
     "_layers",
     "_stack",
+    "_explain",
     "_padding",
     "_truncated",
     "_wrappers",

@@ -11,6 +11,7 @@ import importlib as _importlib
 from typing import Any as _Any
 
 from jaxlstm._cell import Cell, RNNCarry
+from jaxlstm._explain import explain
 from jaxlstm._init import chrono, orthogonal, torch_uniform
 from jaxlstm._layers import Bidirectional, BidirectionalCarry, Layer, last_output
 from jaxlstm._network import Network
@@ -76,6 +77,7 @@ __all__ = [
     "Stack",
     "Zoneout",
     "chrono",
+    "explain",
     "last_output",
     "lstm_gates",
     "lstm_transition",

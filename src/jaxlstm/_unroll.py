@@ -103,7 +103,7 @@ def unroll(
         cell=cell,
         reverse=reverse,
         unroll=_steps_per_iteration(unroll, steps),
-        remat=_chunk_length(remat, steps),
+        remat=chunk_length(remat, steps),
         project_first=project_first,
         batch_first=spans_devices(xs),
     )
@@ -131,7 +131,7 @@ def _steps_per_iteration(unroll: int | None, steps: int) -> int | None:
     return int(unroll)
 
 
-def _chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
+def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
     """`remat` as True, False, or a number of steps."""
     if remat is None or isinstance(remat, bool):
         return bool(remat)

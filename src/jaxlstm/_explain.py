@@ -1,0 +1,139 @@
+"""What `unroll` will do, told before it runs."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxlstm import _checks, _unroll
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import cast, compute_dtype
+from jaxlstm._network import Network, Options
+from jaxlstm._platform import choices
+from jaxlstm._step import Carry, Inputs, Params, masked_step
+from jaxlstm._templates import check_params
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def explain(
+    network: Cell | Network,
+    params: Params,
+    xs: ArrayLike | jax.ShapeDtypeStruct,
+    *,
+    unroll: int | None = None,
+    remat: bool | int | str | None = None,
+    project_first: bool | None = None,
+    platform: str | None = None,
+) -> str:
+    """Say what `unroll`, or a network's `apply`, will do with these arguments. Nothing is computed or compiled.
+
+    For each cell: the iterations of its loop and the steps in one, where inputs are projected, what is kept for the
+    gradient and its bytes, the flops of its matmuls, and what keeps the loop from being faster.
+
+    Args:
+      network: a cell, or a network of layers.
+      params: its params; shapes and dtypes suffice, as `jax.eval_shape` gives them.
+      xs: inputs ``[T, *batch, I]``, or their shape and dtype as a `jax.ShapeDtypeStruct`.
+      unroll: as in `unroll`.
+      remat: as in `unroll`.
+      project_first: as in `unroll`.
+      platform: "cpu", "cuda", "rocm" or "tpu"; None means that of JAX's default backend.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
+    >>> cell = jl.LSTMCell(hidden_size=128)
+    >>> params = cell.init(jax.random.key(0), input_size=64)
+    >>> print(jl.explain(cell, params, jax.ShapeDtypeStruct((96, 32, 64), jnp.float32), platform="cuda"))
+    LSTMCell(hidden_size=128), forward, on cuda
+      xs: float32[96, 32, 64], computed in float32
+      loop: 12 iterations of 8 steps
+      inputs: projected before the loop, by one matmul
+      kept for the gradient: 9.44 MB, of each step the carry before it (3.15 MB) and its pre-activations (6.29 MB)
+      matmuls: 0.604 Gflop forward, 1.81 Gflop with the gradient
+      loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step
+    """
+    _checks.check_options(key=None, unroll=unroll, remat=remat, project_first=project_first)
+    if platform is None:
+        platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    elif platform not in PLATFORMS:
+        _checks.reject("platform", f"one of {', '.join(map(repr, PLATFORMS))}", repr(platform))
+    told: list[str] = []
+
+    def run_cell(cell: Cell, params: Params, xs: jax.Array, carry: Carry | None, **options: Any) -> Any:
+        told.append(_of_cell(cell, params, xs, options, platform))
+        return _unroll.unroll(cell, params, xs, carry, **options)
+
+    def run(params: Params, xs: jax.Array) -> Any:
+        xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+        if not all(isinstance(size, int) for size in xs.shape):
+            _checks.reject("xs", "sizes that are known, not symbolic", xs.shape)
+        options = Options(None, None, None, None, _checks.start_array(0), unroll, remat, project_first)
+        if isinstance(network, Network):
+            return network._apply(params, xs, None, options, run_cell)
+        _checks.check_cell(network, Cell, "network")
+        return run_cell(network, params, xs, None, reverse=False, **options._asdict())
+
+    jax.eval_shape(run, params, xs)
+    return "\n".join(told)
+
+
+def _of_cell(cell: Cell, params: Params, xs: jax.Array, options: dict[str, Any], platform: str) -> str:
+    """The lines about one cell."""
+    steps, *batch, _ = xs.shape
+    params, _ = check_params(cell, params, tuple(batch), xs, "xs")
+    dtype = compute_dtype(params, xs.dtype)
+    chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
+    length = steps if isinstance(chunk, bool) else min(chunk, steps)
+    by_platform = choices(options["project_first"], options["unroll"], length)
+    choice = by_platform.get(platform, by_platform["default"])
+    flops = 2 * steps * math.prod(batch) * sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    lines = [
+        f"{cell}, {'backward' if options['reverse'] else 'forward'}, on {platform}",
+        f"xs: {_checks.describe(xs)}, computed in {dtype}",
+        f"loop: {_loop(steps, length, choice.unroll)}",
+        "inputs: projected " + ("before the loop, by one matmul" if choice.project_first else "in each step"),
+        f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length)}",
+        f"matmuls: {flops / 1e9:.3g} Gflop forward, {3 * flops / 1e9:.3g} Gflop with the gradient",
+    ]
+    if platform == "cuda":
+        several = "where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step"
+        one = "no, since that needs an iteration of several steps"
+        which = "loop" if length == steps else "loop of a chunk"
+        lines.append(f"{which} in one CUDA graph: {several if choice.unroll > 1 else one}")
+    return "\n  ".join(lines)
+
+
+def _loop(steps: int, length: int, unroll: int) -> str:
+    """The iterations, of a chunk if there are several."""
+    if not steps:
+        return "none, since there are no steps"
+    iterations, rest = divmod(length, unroll)
+    told = f"{iterations} iterations of {unroll} step{'s' * (unroll > 1)}"
+    if unroll >= length:
+        told = f"none, all {length} steps in a row"
+    elif rest:
+        told += f" and {rest} more, since {unroll} does not divide {length}"
+    if length == steps:
+        return told
+    return f"{steps // length} chunks of {length} steps{' and a rest' if steps % length else ''}; in each {told}"
+
+
+def _kept(cell: Cell, params: Params, xs: jax.Array, chunk: bool | int, length: int) -> str:
+    """What the backward pass has of the forward pass, beside xs, ys and the params."""
+    steps, *batch, _ = xs.shape
+    initial = cell.init_carry(params, tuple(batch), dtype=xs.dtype)
+    one = Inputs(jnp.zeros(xs.shape[1:], xs.dtype), None, None, None)
+    _, _, kept = jax.eval_shape(lambda: masked_step(cell, params, initial, initial, one))
+    carry, z = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6 for tree in kept)
+    if chunk is True:
+        return f"{steps * carry:.3g} MB, the carry before each step; pre-activations are computed again"
+    every = "the carry before it ({:.3g} MB) and its pre-activations ({:.3g} MB)"
+    if chunk is False:
+        return f"{steps * (carry + z):.3g} MB, of each step {every.format(steps * carry, steps * z)}"
+    between = f"{-(-steps // length) * carry:.3g} MB, the carries between chunks"
+    again = every.format(length * carry, length * z)
+    return f"{between}; a chunk is computed again and keeps {length * (carry + z):.3g} MB, of each step {again}"

@@ -1,0 +1,114 @@
+"""What `explain` says is what runs."""
+
+import re
+from functools import partial
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import pytest
+
+import jaxlstm as jl
+
+B, I, H = 4, 6, 8  # noqa: E741
+LSTM, GRU = jl.LSTMCell(H), jl.GRUCell(H)
+
+
+def shapes(network, steps, dtype=jnp.float32):
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), I, dtype=dtype))
+    return params, jax.ShapeDtypeStruct((steps, B, I), dtype)
+
+
+@pytest.mark.parametrize(
+    ("platform", "options", "loop"),
+    [
+        ("cpu", {}, "26 iterations of 1 step"),
+        ("cuda", {}, "3 iterations of 8 steps and 2 more, since 8 does not divide 26"),
+        ("tpu", {"unroll": 13}, "2 iterations of 13 steps"),
+        ("cpu", {"unroll": 99}, "none, all 26 steps in a row"),
+        ("cuda", {"remat": 10}, "2 chunks of 10 steps and a rest; in each 2 iterations of 5 steps"),
+    ],
+)
+def test_the_loop_is_that_of_the_lowered_program(platform, options, loop):
+    params, xs = shapes(LSTM, 26)
+    assert f"  loop: {loop}\n" in jl.explain(LSTM, params, xs, platform=platform, **options)
+    run = jax.jit(partial(jl.unroll, LSTM, **options))
+    text = run.trace(params, xs).lower(lowering_platforms=(platform,)).as_text()
+    limits = [int(n) for n in re.findall(r"dense<(\d+)> : tensor<i\d+>", text)]
+    said = [int(n) for n in re.findall(r"(\d+) (?:iterations|chunks)", loop)]
+    assert text.count("stablehlo.while") >= len(said)
+    assert set(said) <= set(limits)
+
+
+@pytest.mark.parametrize(
+    "cell", [LSTM, GRU, jl.LSTMVariantCell(H, projection_size=3)], ids=["lstm", "gru", "projection"]
+)
+@pytest.mark.parametrize("remat", [None, True])
+def test_what_is_kept_grows_with_the_steps_as_in_the_compiled_program(cell, remat):
+    """Outside jit a gradient keeps just that, xs, and what does not grow."""
+
+    def bytes_kept(steps):
+        params = cell.init(jax.random.key(0), I)
+        _, pullback = jax.vjp(lambda params, xs: jl.unroll(cell, params, xs)[1], params, jnp.zeros((steps, B, I)))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(pullback))
+
+    def said(steps):
+        (megabytes,) = re.findall(r"gradient: ([\d.e-]+) MB", jl.explain(cell, *shapes(cell, steps), remat=remat))
+        return float(megabytes)
+
+    carry = jax.eval_shape(lambda: cell.init_carry(shapes(cell, 1)[0], (B,)))
+    carries = sum(leaf.size * 4 for leaf in jax.tree.leaves(carry)) * 64 / 1e6
+    if remat:
+        assert said(64) == pytest.approx(carries, rel=5e-3)
+        return
+    assert said(64) == pytest.approx(carries + 64 * B * 4 * H * 4 / 1e6, rel=5e-3)
+    assert said(64) <= (bytes_kept(128) - bytes_kept(64)) / 1e6
+
+
+@pytest.mark.parametrize("cell", [jl.LSTMCell(256), jl.GRUCell(256), jl.LSTMVariantCell(256, projection_size=64)])
+def test_flops_are_those_that_xla_counts(cell):
+    params, xs = shapes(cell, 1)
+    (said,) = re.findall(r"matmuls: ([\d.e-]+) Gflop forward", jl.explain(cell, params, xs))
+    carry = jax.eval_shape(lambda: cell.init_carry(params, (B,)))
+    counted = jax.jit(cell.step).lower(params, carry, xs.update(shape=xs.shape[1:])).cost_analysis()["flops"]
+    assert float(said) * 1e9 == pytest.approx(counted, rel=0.06)
+
+
+def test_every_cell_of_a_network():
+    network = jl.Stack(jl.Bidirectional(LSTM), jl.RecurrentDropout(GRU, 0.5))
+    told = jl.explain(network, *shapes(network, 16), platform="cuda")
+    heads = [line for line in told.splitlines() if not line.startswith(" ")]
+    assert heads == [
+        f"{LSTM}, forward, on cuda",
+        f"{LSTM}, backward, on cuda",
+        f"{jl.RecurrentDropout(GRU, 0.5)}, forward, on cuda",
+    ]
+    assert told.count("inputs: projected before the loop") == 3
+    assert "in one CUDA graph: no" in jl.explain(network, *shapes(network, 16), platform="cuda", unroll=1)
+    assert "projected in each step" in jl.explain(network, *shapes(network, 16), project_first=False)
+
+
+def test_arrays_and_16_bits():
+    params = LSTM.init(jax.random.key(0), I, dtype=jnp.bfloat16)
+    told = jl.explain(LSTM, params, jnp.zeros((5, B, I), jnp.bfloat16))
+    assert f"on {jax.default_backend()}\n  xs: bfloat16[5, 4, 6], computed in bfloat16" in told
+    assert "none, since there are no steps" in jl.explain(LSTM, params, jnp.zeros((0, B, I), jnp.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"platform": "gpu"}, "platform: expected one of 'cpu', 'cuda', 'rocm', 'tpu', got 'gpu'"),
+        ({"xs": jnp.zeros((5, B, I + 1), jnp.float32)}, "params.w_ih: expected shape (7, 32) for 7 input features"),
+        ({"unroll": 0}, "unroll: expected a positive int, got 0"),
+        (
+            {"xs": jax.ShapeDtypeStruct((*jax.export.symbolic_shape("T"), B, I), jnp.float32)},
+            "xs: expected sizes that are known, not symbolic",
+        ),
+    ],
+)
+def test_mistakes(change, message):
+    params, xs = shapes(LSTM, 5)
+    arguments = {"network": LSTM, "params": params, "xs": xs} | change
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        jl.explain(**arguments)
