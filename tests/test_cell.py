@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.export
@@ -279,3 +280,66 @@ SYMBOLIC = {
 def test_what_cannot_be_symbolic_is_named(run, message, without_type_hook):
     with pytest.raises(ValueError, match=message):
         jax.export.export(jax.jit(lambda xs: run(xs)))(jax.ShapeDtypeStruct((STEPS, B, I), jnp.float64))
+
+
+class CountedCarry(NamedTuple):
+    """A carry that also counts steps."""
+
+    h: jax.Array
+    count: jax.Array
+
+
+class PermutedParams(NamedTuple):
+    """Params that hold integers."""
+
+    rnn: jl.RNNParams
+    scale: jax.Array
+    order: jax.Array
+
+
+@dataclass(frozen=True)
+class Permuted(jl.Cell):
+    """h_t = scale * tanh(z_t)[order] / t, with integers in the params and in the carry."""
+
+    hidden_size: int
+
+    def init(self, key, input_size, *, dtype=jnp.float32):
+        rnn = jl.RNNCell(self.hidden_size).init(key, input_size, dtype=dtype)
+        return PermutedParams(rnn, jnp.ones(self.hidden_size, dtype), jnp.arange(self.hidden_size))
+
+    def init_carry(self, params, batch_shape=(), *, dtype=None):
+        dtype = dtype or params.scale.dtype
+        return CountedCarry(jnp.zeros((*batch_shape, self.hidden_size), dtype), jnp.zeros(batch_shape, jnp.int32))
+
+    def project(self, params, x):
+        return jl.RNNCell(self.hidden_size).project(params.rnn, x)
+
+    def recur(self, params, carry):
+        return carry.h @ params.rnn.w_hh
+
+    def transition(self, params, z, carry):
+        count = carry.count + 1
+        scale = jax.lax.expand_dims(params.scale, range(z.ndim - 1))
+        return CountedCarry(scale * jnp.tanh(z)[..., params.order] / count[..., None].astype(z.dtype), count)
+
+    def readout(self, params, carry):
+        return carry.h
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_integers_in_params_and_carry_and_a_vector_of_the_transition(batch):
+    cell, draw = Permuted(4), np.random.default_rng(2)
+    rnn = params_of(jl.RNNCell(4), I, draw)
+    xs, scale, order = draw.normal(size=(5, *batch, I)), draw.normal(size=4), jnp.array([2, 0, 3, 1])
+
+    def loss(run, rnn, scale, xs):
+        return (run(PermutedParams(rnn, scale, order), xs) ** 3).sum()
+
+    def plain(params, xs):
+        return jax.lax.scan(partial(cell.step, params), cell.init_carry(params, batch), xs)[1]
+
+    ours, theirs = (
+        jax.jit(jax.grad(partial(loss, run), argnums=(0, 1, 2)))(rnn, scale, xs)
+        for run in (lambda params, xs: jl.unroll(cell, params, xs)[1], plain)
+    )
+    assert_close(ours, theirs)

@@ -2,13 +2,14 @@
 
 A step, without masks and resets, is
 
-    z_t = preactivations(p, x_t, s_{t-1})          s_t, y_t = transition_and_readout(p, z_t, s_{t-1})
+    z_t = preactivations(p, x_t, s_{t-1})      s_t = transition(p, z_t, s_{t-1})      y_t = readout(p, s_t)
 
 for the params p, the carry s and the pre-activations z. Let d mark a tangent, and J a Jacobian at the values that the
 forward loop kept. The tangent of the step is
 
-    dz_t       = J_p,x preactivations (dp, dx_t)    (1)    + J_s preactivations ds_{t-1}                   (2)
-    ds_t, dy_t = J_p transition_and_readout dp      (1)    + J_z,s transition_and_readout (dz_t, ds_{t-1}) (2)
+    dz_t = J_p,x preactivations (dp, dx_t)    (1)    + J_s preactivations ds_{t-1}          (2)
+    ds_t = J_p transition dp                  (1)    + J_z,s transition (dz_t, ds_{t-1})    (2)
+    dy_t = J_p readout dp                     (1)    + J_s readout ds_t                     (2)
 
 No part of (1) depends on the tangent of another step, so it is computed for all steps at once, outside the loop: for
 w_hh it is ``H_prev @ dw_hh``, one matmul. The rest, (2), is a scan that is linear in (dz, ds). JAX transposes both: the
