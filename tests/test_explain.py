@@ -43,7 +43,7 @@ def test_the_loop_is_that_of_the_lowered_program(platform, options, loop):
 @pytest.mark.parametrize(
     "cell", [LSTM, GRU, jl.LSTMVariantCell(H, projection_size=3)], ids=["lstm", "gru", "projection"]
 )
-@pytest.mark.parametrize("remat", [None, True])
+@pytest.mark.parametrize("remat", [None, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_is_kept_grows_with_the_steps_as_in_the_compiled_program(cell, remat):
     """Outside jit a gradient keeps just that, xs, and what does not grow."""
 
