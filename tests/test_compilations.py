@@ -67,6 +67,7 @@ OTHERS = {
         jl.orthogonal(KEY, (H, H), jnp.float32),
         jl.torch_uniform(KEY, (H, H), jnp.float32),
     ),
+    "explain": lambda: jl.explain(CELL, PARAMS, XS),
     "pad": lambda: jl.pad([np.ones((2, I)), np.ones((5, I))]),
     "trace": lambda: jl.inspect.trace(STACK, STACK_PARAMS, XS, **OPTIONS, key=KEY),
     "gradient_flow": lambda: jl.inspect.gradient_flow(CELL, PARAMS, XS, loss=loss, **OPTIONS),

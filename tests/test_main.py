@@ -122,7 +122,7 @@ def _template(recipe):
 SHORT = {"reber": 9, "adding-1997": 20, "multiplication": 20, "temporal-order-6a": 10, "temporal-order-6b": 10}
 # Others run the same code.
 SIBLINGS = ("multiplication", "adding-1997", "temporal-order-6a", "temporal-order-6b", "noise-free-lag", "noisy-lag")
-SIBLINGS += ("continual-reber", "mnist1d", "copying", "text")
+SIBLINGS += ("continual-reber", "mnist1d", "copying", "text", "reber")
 GENERATED = [name for name, task in tasks.TASKS.items() if task.recipe.length is not None and name != "adding"]
 
 

@@ -171,7 +171,7 @@ def test_under_other_transformations(cell):
     assert_close(got, compiled(lambda: (transformed(expected), jax.grad(expected)(point)))())
 
 
-@every_cell(quick=["lstm"])
+@every_cell(quick=[])
 def test_hessian(cell):
     (name,) = (name for name, other in CELLS.items() if other is cell)
     cell = cells(2, 1)[name]

@@ -240,7 +240,7 @@ def test_jit_is_no_jit(cell, reverse):
 
 @two_cells
 @both_ways
-@pytest.mark.parametrize("remat", [True, 2, 7])
+@pytest.mark.parametrize("remat", [True, 2, pytest.param(7, marks=pytest.mark.slow)])
 def test_remat_changes_nothing(cell, reverse, remat):
     case = example(cell)
     assert_close(with_gradients(*case, reverse=reverse, remat=remat), with_gradients(*case, reverse=reverse))

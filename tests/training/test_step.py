@@ -78,7 +78,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "optimizer"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("dtype", "optimizer"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name == "float64, SGD")) for name, case in CASES.items()],
+)
 def test_a_hundred_steps_are_one_trace(dtype, optimizer):
     """Of a classifier of ragged sequences; dtypes that drifted from step to step would trace again."""
     network, traces = jl.Layer(jl.LSTMCell(6)), []
