@@ -2,6 +2,7 @@
 what else it promises: weight gradients of 16-bit weights, lowering for other platforms, no NaN out of the padding."""
 
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -371,3 +372,18 @@ def test_a_custom_vjp_within_a_cell(remat):
     got, want = jax.grad(by_the_rule)(params), jax.grad(by_plain_autodiff)(params)
     assert jnp.abs(want.w_hh).max() > 0.01
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), got, want)
+
+
+@dataclass(frozen=True)
+class OneBatchAxis(jl.RNNCell):
+    """A cell as one may write it who has batches of one axis only."""
+
+    def transition(self, params, z, carry):
+        return jl.RNNCarry(h=jnp.einsum("bh,bh->bh", jnp.tanh(z[:, :]), z))
+
+
+def test_a_transition_without_vectors_sees_the_whole_batch():
+    cell = OneBatchAxis(3)
+    point, _, options = problem(cell)
+    ours, theirs = (scalar(partial(run, cell, **options)) for run in (jl.unroll, plain))
+    assert_close(jax.grad(ours)(point), jax.grad(theirs)(point))

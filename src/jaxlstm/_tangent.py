@@ -101,23 +101,14 @@ def _tangent(
         dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, packed, params, dparams), inputs, kept, dxs)
         vectors, dvectors = (_per_sequence(_vectors(tree), inputs.x) for tree in (params, dparams))
 
-    def transition_of_each(vectors: Params, z: Any, before: Carry, inputs: Inputs) -> Carry:
-        """Mapped over the batch: each sequence has its own running sums, which need no word from other devices."""
-        return transition(plan.cell, _fill(params, vectors), z, before, inputs)
-
-    for _ in inputs.x.shape[1:-1]:
-        transition_of_each = jax.vmap(transition_of_each)
-
     @partial(jax.checkpoint, prevent_cse=False)
     def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Output]:
         inputs, kept, dz, (dafter_params, dy_params) = now
         dheld = apply_reset(inputs, dinitial, dcarry)
         z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (kept.before,), (dheld,))
         z = z if kept.z is None else unpack(kept.z, z)
-        after, dafter = jax.jvp(
-            lambda v, z, s: transition_of_each(v, z, s, inputs),
-            (vectors, z, kept.before),
-            (dvectors, _add(unpack(dz, z), dz_carry), dheld),
+        after, dafter = _transition_tangent(
+            plan, params, (vectors, z, kept.before), (dvectors, _add(unpack(dz, z), dz_carry), dheld), inputs
         )
         dafter = _add(dafter, dafter_params)
         _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
@@ -128,6 +119,39 @@ def _tangent(
 
     with jax.named_scope("linear_scan"):
         return per_platform(scan, by_platform, dcarry, (inputs, kept, dzs, dlocals))
+
+
+def _transition_tangent(
+    plan: Plan,
+    params: Params,
+    primals: tuple[Params, Any, Carry],
+    tangents: tuple[Params, Any, Carry],
+    inputs: Inputs,
+) -> tuple[Carry, Carry]:
+    """`transition` and its tangent in the vectors, z and the carry, for one step.
+
+    Where it reads vectors, it is mapped over the batch with those of each sequence. Each then has its own running sums,
+    which need no word from other devices.
+    """
+
+    def of_step(vectors: Params, z: Any, before: Carry, inputs: Inputs) -> Carry:
+        return transition(plan.cell, _fill(params, vectors), z, before, inputs)
+
+    _, z, before = primals
+    vectors = cast(_vectors(params), at_least_float32(inputs.x.dtype))
+    if not _reads(lambda vectors: of_step(vectors, z, before, inputs), vectors):
+        return jax.jvp(lambda z, before: transition(plan.cell, params, z, before, inputs), primals[1:], tangents[1:])
+    of_each: Callable[..., Carry] = of_step
+    for _ in inputs.x.shape[:-1]:
+        of_each = jax.vmap(of_each)
+    return jax.jvp(lambda *args: of_each(*args, inputs), primals, tangents)
+
+
+def _reads(fn: Callable[[Params], Any], params: Params) -> bool:
+    """Whether a function does anything with its argument."""
+    jaxpr = jax.make_jaxpr(fn)(params).jaxpr
+    read = [var for eqn in jaxpr.eqns for var in eqn.invars] + list(jaxpr.outvars)
+    return any(var is given for var in read for given in jaxpr.invars)
 
 
 def _params_and_input(
