@@ -27,10 +27,7 @@ import jaxlstm as jl
 from implementations import Problem, Size
 
 SIZES = {
-    "small": Size(B=32, T=100, I=64, H=128),
-    "medium": Size(B=64, T=128, I=256, H=256),
-    "large": Size(B=64, T=128, I=512, H=512),
-    "stream": Size(B=1, T=1000, I=128, H=256),
+    **impl.SIZES,
     "tiny": Size(B=8, T=200, I=32, H=64),
     "long": Size(B=16, T=1024, I=768, H=768),
     "wide": Size(B=128, T=256, I=512, H=1024),

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
+
+import jaxlstm as jl
 
 H100 = """
 gpu_device_info {
@@ -68,6 +71,27 @@ def gpu_program(fn: Callable[..., Any], *shapes: Any, **options: Any) -> Program
     )
 
 
+def training_step(
+    network: jl.Network, size: tuple[int, int, int], dtype: Any, masked: bool, **options: Any
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A step of gradient descent, and the shapes of its arguments."""
+    batch, steps, features = size
+    given = {}
+    if masked:
+        flags = jax.ShapeDtypeStruct((steps, batch), bool)
+        given = {"lengths": jax.ShapeDtypeStruct((batch,), jnp.int32), "mask": flags, "reset": flags}
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), features, dtype=dtype))
+
+    def step(params: Any, xs: jax.Array, given: dict[str, Any]) -> Any:
+        def loss(params: Any) -> jax.Array:
+            return jnp.mean(network.apply(params, xs, **given, **options)[1].astype(jnp.float32) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, d: p - jnp.asarray(0.1, p.dtype) * d, params, gradient)
+
+    return step, (params, jax.ShapeDtypeStruct((steps, batch, features), dtype), given)
+
+
 @dataclass
 class Thunk:
     """A node of XLA's dump: a launch, or what holds some. The condition of a loop is not among its children."""
@@ -94,13 +118,18 @@ class Thunk:
         return sum((child.kind == "DynamicSliceFusion") + child.offset_copies() for child in inner)
 
 
+def computations(hlo: str) -> dict[str, str]:
+    """The text of each computation of a program, by name."""
+    return dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{$(.*?)^\}", hlo, re.MULTILINE | re.DOTALL))
+
+
 def _trips(hlo: str) -> Iterator[int]:
     """The numbers of iterations of all loops, each before those within, in the order in which they run."""
-    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{$(.*?)^\}", hlo, re.MULTILINE | re.DOTALL))
+    texts = computations(hlo)
     (entry,) = re.findall(r"^ENTRY %?([\w.-]+)", hlo, re.MULTILINE)
 
     def walk(name: str) -> Iterator[int]:
-        for line in computations[name].splitlines():
+        for line in texts[name].splitlines():
             if " while(" in line:
                 (trips,) = re.findall(r'"known_trip_count":\{"n":"(\d+)"\}', line)
                 yield int(trips)

@@ -21,6 +21,14 @@ class Size(NamedTuple):
     H: int
 
 
+SIZES = {
+    "small": Size(B=32, T=100, I=64, H=128),
+    "medium": Size(B=64, T=128, I=256, H=256),
+    "large": Size(B=64, T=128, I=512, H=512),
+    "stream": Size(B=1, T=1000, I=128, H=256),
+}
+
+
 class Problem(NamedTuple):
     """Inputs and weights, the gates packed in the order i, f, g, o; threads for the libraries that have to be told."""
 

@@ -20,15 +20,8 @@ import numpy as np
 
 import common
 import implementations as impl
-from implementations import Implementation, Size
+from implementations import SIZES, Implementation
 from report import FLOOR, OURS, markdown, plot
-
-SIZES = {
-    "small": Size(B=32, T=100, I=64, H=128),
-    "medium": Size(B=64, T=128, I=256, H=256),
-    "large": Size(B=64, T=128, I=512, H=512),
-    "stream": Size(B=1, T=1000, I=128, H=256),
-}
 
 
 class Peer(NamedTuple):

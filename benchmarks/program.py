@@ -8,10 +8,8 @@ libtpu for the TPU; what is missing is left out with a sentence.
 import argparse
 import os
 import re
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -22,7 +20,7 @@ from jax.experimental import topologies
 
 import common
 import jaxlstm as jl
-from gpu_program import gpu_program
+from gpu_program import computations, gpu_program, training_step
 
 B, T, I, H = 32, 96, 64, 128  # noqa: E741
 LARGE = 64, 128, 512, 512
@@ -97,32 +95,11 @@ def tpu_table() -> str:
     )
 
 
-def training_step(
-    network: jl.Network, size: tuple[int, int, int], dtype: Any, masked: bool, **options: Any
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A step of gradient descent, and the shapes of its arguments."""
-    batch, steps, features = size
-    given = {}
-    if masked:
-        flags = jax.ShapeDtypeStruct((steps, batch), bool)
-        given = {"lengths": jax.ShapeDtypeStruct((batch,), jnp.int32), "mask": flags, "reset": flags}
-    params = jax.eval_shape(lambda: network.init(jax.random.key(0), features, dtype=dtype))
-
-    def step(params: Any, xs: jax.Array, given: dict[str, Any]) -> Any:
-        def loss(params: Any) -> jax.Array:
-            return jnp.mean(network.apply(params, xs, **given, **options)[1].astype(jnp.float32) ** 2)
-
-        value, gradient = jax.value_and_grad(loss)(params)
-        return value, jax.tree.map(lambda p, d: p - jnp.asarray(0.1, p.dtype) * d, params, gradient)
-
-    return step, (params, jax.ShapeDtypeStruct((steps, batch, features), dtype), given)
-
-
 def estimated_cycles(hlo: str) -> list[int]:
     """What an iteration of each loop is estimated to take."""
-    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{$(.*?)^\}", hlo, re.MULTILINE | re.DOTALL))
+    texts = computations(hlo)
     bodies = re.findall(r" while\(.*?body=%?([\w.-]+)", hlo)
-    return [sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', computations[body]))) for body in bodies]
+    return [sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', texts[body]))) for body in bodies]
 
 
 if __name__ == "__main__":

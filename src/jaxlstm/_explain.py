@@ -30,8 +30,8 @@ def explain(
 ) -> str:
     """Say what `unroll`, or a network's `apply`, will do with these arguments. Nothing is computed or compiled.
 
-    For each cell: the iterations of its loop and the steps in one, where inputs are projected, what is kept for the
-    gradient and its bytes, the flops of its matmuls, and what keeps the loop from being faster.
+    It tells of each cell how its loop runs, where inputs are projected, and what is kept for the gradient, in bytes.
+    Then it gives the flops of the matmuls, and what keeps the loop from being faster.
 
     Args:
       network: a cell, or a network of layers.

@@ -10,20 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm import GPU_COMPILER_OPTIONS
 from jaxlstm.tasks._task import Problem, Recipe
 from jaxlstm.training import TrainState
 from jaxlstm.training._filling import filled
 from jaxlstm.training._mesh import DATA, MeshStep
-from jaxlstm.training._step import TrainStep
+from jaxlstm.training._step import TrainStep, compiler_options_for
 
 
 def shared_step(train_step: TrainStep, problem: Problem) -> TrainStep:
     """One step of every seed's models, jitted."""
     many = jax.vmap(train_step)
     if jax.process_count() == 1:
-        on_gpu = jax.default_backend() == "gpu"
-        return jax.jit(many, donate_argnums=0, compiler_options=GPU_COMPILER_OPTIONS if on_gpu else None)
+        return jax.jit(many, donate_argnums=0, compiler_options=compiler_options_for(None, None))
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     batch_axis = 1 if problem.initial_carry is None else 2  # [S, B], or [S, T, B]
     return MeshStep(many, jax.sharding.Mesh(np.array(devices), (DATA,)), batch_axis, None, carry_axis=1)

@@ -122,7 +122,6 @@ def make_train_step(
         params are replicated.
       batch_size: the number of sequences, of all processes together, that every batch is padded to, for a smaller last
         batch or parts of different sizes. None pads to the next size that the devices divide.
-
       compiler_options: as in `jax.jit`. None: on a GPU `jaxlstm.GPU_COMPILER_OPTIONS`, by which the whole step becomes
         one CUDA graph, and none elsewhere; ``{}``: none. Only the outermost jit can have options: where the step is
         called within a jit or vmap of yours, it has none.
@@ -150,7 +149,7 @@ def make_train_step(
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
     check_mesh(mesh, batch_axis, param_specs, batch_size)
-    options = _compiler_options(compiler_options, mesh)
+    options = compiler_options_for(compiler_options, mesh)
     loss = partial(_loss, loss_fn)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
@@ -186,7 +185,8 @@ class JittedStep:
         return self._step.lower(state, batch)
 
 
-def _compiler_options(options: Any, mesh: Mesh | None) -> dict[str, Any]:
+def compiler_options_for(options: Any, mesh: Mesh | None) -> dict[str, Any]:
+    """The options given, or by default those for the platform that the step runs on."""
     if options is None:
         platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
         return GPU_COMPILER_OPTIONS if platform == "gpu" else {}
