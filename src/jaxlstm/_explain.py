@@ -37,9 +37,9 @@ def explain(
       network: a cell, or a network of layers.
       params: its params; shapes and dtypes suffice, as `jax.eval_shape` gives them.
       xs: inputs ``[T, *batch, I]``, or their shape and dtype as a `jax.ShapeDtypeStruct`.
-      unroll: as in `unroll`.
-      remat: as in `unroll`.
-      project_first: as in `unroll`.
+      unroll: as in `jaxlstm.unroll`.
+      remat: as in `jaxlstm.unroll`.
+      project_first: as in `jaxlstm.unroll`.
       platform: "cpu", "cuda", "rocm" or "tpu"; None means that of JAX's default backend.
 
     Raises:
