@@ -79,13 +79,32 @@ def test_every_cell_of_a_network():
     told = jl.explain(network, *shapes(network, 16), platform="cuda")
     heads = [line for line in told.splitlines() if not line.startswith(" ")]
     assert heads == [
-        f"{LSTM}, forward, on cuda",
-        f"{LSTM}, backward, on cuda",
+        f"{LSTM}, forward and backward, on cuda",
         f"{jl.RecurrentDropout(GRU, 0.5)}, forward, on cuda",
     ]
-    assert told.count("inputs: projected before the loop") == 3
+    assert told.count("inputs: projected before the loop") == 2
     assert "in one CUDA graph: no" in jl.explain(network, *shapes(network, 16), platform="cuda", unroll=1)
     assert "projected in each step" in jl.explain(network, *shapes(network, 16), project_first=False)
+
+
+def test_both_directions():
+    """One loop for both where there is one, and twice the bytes and flops of one direction."""
+    network = jl.Bidirectional(LSTM)
+    (forward, backward), xs = shapes(network, 16)
+    told = partial(jl.explain, network, platform="cuda")
+    assert "loop: 2 iterations of 8 steps, for both directions" in told((forward, backward), xs)
+    assert "16 iterations of 1 step, for each direction" in jl.explain(network, (forward, backward), xs, platform="cpu")
+    narrow = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), backward)
+    assert "for each direction" in told((forward, narrow), xs)
+    one = jl.explain(LSTM, forward, xs, platform="cuda")
+
+    def numbers(text):
+        kept, matmuls = re.findall(r"gradient: ([\d.e-]+) MB.*\n.*matmuls: ([\d.e-]+) Gflop", text)[0]
+        return float(kept), float(matmuls)
+
+    assert numbers(told((forward, backward), xs)) == pytest.approx(tuple(2 * n for n in numbers(one)), rel=1e-2)
+    other = jl.Bidirectional(LSTM, GRU)
+    assert jl.explain(other, *shapes(other, 16), platform="cuda").count("loop: 2 iterations of 8 steps\n") == 2
 
 
 def test_arrays_and_16_bits():

@@ -23,6 +23,8 @@ CELLS = {
     "gru": jl.GRUCell(H),
     "gru reset before": jl.GRUCell(H, reset_after=False),
     "every option": jl.Zoneout(EVERY_OPTION, h=0.3, c=0.3),
+    "both directions": jl.Bidirectional(jl.LSTMCell(H)),
+    "both directions, every option": jl.Bidirectional(jl.Zoneout(EVERY_OPTION, h=0.3, c=0.3)),
 }
 OPTIONS = {
     "plain": {},
@@ -36,7 +38,9 @@ OPTIONS = {
     ("steps", "chunk"), [(96, 8), (100, 5), (28, 7), (12, 6), (26, 8), (101, 8), (7, 7), (3, 3), (1, 1), (0, 1)]
 )
 def test_steps_in_an_iteration_divide_all_steps_where_they_can(steps, chunk):
-    assert choices(None, None, steps) == {"cpu": Choice(False, 1, False), "default": Choice(True, chunk, True)}
+    cpu, accelerator = choices(None, None, steps).values()
+    assert cpu == Choice(project_first=False, unroll=1, pack=False, one_loop=False)
+    assert accelerator == Choice(project_first=True, unroll=chunk, pack=True, one_loop=True)
 
 
 def test_what_is_given_holds_on_every_platform():
@@ -48,30 +52,34 @@ def test_what_is_given_holds_on_every_platform():
 class Case(NamedTuple):
     """Params, inputs and options of a cell over some steps."""
 
-    cell: jl.Cell
+    network: jl.Layer | jl.Bidirectional
     params: object
+    carry: object
     xs: np.ndarray
     options: dict
 
 
-def case(cell, options, steps):
+def case(name, options, steps):
     draw = lambda leaf: DRAW.normal(size=leaf.shape) / 2  # noqa: E731
-    params = jax.tree.map(draw, jax.eval_shape(lambda: CELLS[cell].init(KEY, I, dtype=jnp.float64)))
     given = dict(OPTIONS[options])
-    if "reverse" in given:
+    reverse = given.pop("reverse", False)
+    network = CELLS[name] if isinstance(CELLS[name], jl.Bidirectional) else jl.Layer(CELLS[name], reverse=reverse)
+    params = jax.tree.map(draw, jax.eval_shape(lambda: network.init(KEY, I, dtype=jnp.float64)))
+    carry = jax.tree.map(draw, jax.eval_shape(lambda: network.init_carry(params, (B,))))
+    if reverse:
         given |= {"lengths": np.array([steps, steps // 2]), "mask": DRAW.random((steps, B)) < 0.8}
         given["reset"] = DRAW.random((steps, B)) < 0.2
-    return Case(CELLS[cell], params, DRAW.normal(size=(steps, B, I)), given)
+    return Case(network, params, carry, DRAW.normal(size=(steps, B, I)), given)
 
 
 def derivatives(case):
     """The results, the gradient of a function of them, and a derivative of that."""
-    run = partial(jl.unroll, case.cell, key=KEY, **case.options)
+    run = partial(case.network.apply, key=KEY, **case.options)
 
     def loss(point):
         return sum((leaf**3).sum() for leaf in jax.tree.leaves(run(*point)))
 
-    point = (case.params, jnp.asarray(case.xs))
+    point = jax.tree.map(jnp.asarray, (case.params, case.xs, case.carry))
     return run(*point), *jax.jvp(jax.grad(loss), (point,), (jax.tree.map(jnp.ones_like, point),))
 
 
@@ -95,22 +103,24 @@ def assert_close(got, want):
 
 
 @pytest.mark.parametrize(
-    ("cell", "options", "steps"),
+    ("name", "options", "steps"),
     [
         ("gru", "reverse, lengths, mask, reset", 11),
+        ("both directions", "reverse, lengths, mask, reset", 11),
         pytest.param("lstm", "plain", 16, marks=pytest.mark.slow),
-        *(pytest.param(cell, options, 19, marks=pytest.mark.slow) for cell in list(CELLS)[2:] for options in OPTIONS),
+        *(pytest.param(name, options, 19, marks=pytest.mark.slow) for name in list(CELLS)[2:-1] for options in OPTIONS),
+        pytest.param("both directions, every option", list(OPTIONS)[-1], 19, marks=pytest.mark.slow),
     ],
 )
-def test_the_numbers_are_those_of_the_cpu_s_program(cell, options, steps, monkeypatch):
-    this = case(cell, options, steps)
+def test_the_numbers_are_those_of_the_cpu_s_program(name, options, steps, monkeypatch):
+    this = case(name, options, steps)
     assert_close(as_on_an_accelerator(monkeypatch, derivatives, this), compiled(derivatives, this))
 
 
 def test_under_vmap(monkeypatch):
     this = case("gru", "plain", 12)
     seeds = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf]), this.params)
-    gradients = jax.vmap(jax.grad(lambda params: (jl.unroll(this.cell, params, this.xs)[1] ** 2).sum()))
+    gradients = jax.vmap(jax.grad(lambda params: (this.network.apply(params, this.xs)[1] ** 2).sum()))
     assert_close(as_on_an_accelerator(monkeypatch, gradients, seeds), compiled(gradients, seeds))
 
 

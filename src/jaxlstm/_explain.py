@@ -10,9 +10,10 @@ from jax.typing import ArrayLike
 from jaxlstm import _checks, _unroll
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast, compute_dtype
+from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options
 from jaxlstm._platform import choices
-from jaxlstm._step import Carry, Inputs, Params, masked_step
+from jaxlstm._step import Inputs, Params, masked_step
 from jaxlstm._templates import check_params
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -63,9 +64,9 @@ def explain(
         _checks.reject("platform", f"one of {', '.join(map(repr, PLATFORMS))}", repr(platform))
     told: list[str] = []
 
-    def run_cell(cell: Cell, params: Params, xs: jax.Array, carry: Carry | None, **options: Any) -> Any:
+    def run_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, carry: Any, **options: Any) -> Any:
         told.append(_of_cell(cell, params, xs, options, platform))
-        return _unroll.unroll(cell, params, xs, carry, **options)
+        return _unroll.unroll_directions(cell, params, xs, carry, **options)
 
     def run(params: Params, xs: jax.Array) -> Any:
         xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
@@ -75,26 +76,31 @@ def explain(
         if isinstance(network, Network):
             return network._apply(params, xs, None, options, run_cell)
         _checks.check_cell(network, Cell, "network")
-        return run_cell(network, params, xs, None, reverse=False, **options._asdict())
+        return Layer(network)._apply(params, xs, None, options, run_cell)
 
     jax.eval_shape(run, params, xs)
     return "\n".join(told)
 
 
-def _of_cell(cell: Cell, params: Params, xs: jax.Array, options: dict[str, Any], platform: str) -> str:
-    """The lines about one cell."""
+def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dict[str, Any], platform: str) -> str:
+    """The lines about one cell, in one or both directions."""
     steps, *batch, _ = xs.shape
-    params, _ = check_params(cell, params, tuple(batch), xs, "xs")
+    params, carry = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
     dtype = compute_dtype(params, xs.dtype)
     chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
     length = steps if isinstance(chunk, bool) else min(chunk, steps)
     by_platform = choices(options["project_first"], options["unroll"], length)
     choice = by_platform.get(platform, by_platform["default"])
     flops = 2 * steps * math.prod(batch) * sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    directions = ["backward" if reverse else "forward" for reverse in options["reverse"]]
+    loops = ""
+    if len(directions) == 2:
+        together = choice.one_loop and _unroll.fit_one_loop(params, carry, xs)
+        loops = ", for both directions" if together else ", for each direction"
     lines = [
-        f"{cell}, {'backward' if options['reverse'] else 'forward'}, on {platform}",
+        f"{cell}, {' and '.join(directions)}, on {platform}",
         f"xs: {_checks.describe(xs)}, computed in {dtype}",
-        f"loop: {_loop(steps, length, choice.unroll)}",
+        f"loop: {_loop(steps, length, choice.unroll)}{loops}",
         "inputs: projected " + ("before the loop, by one matmul" if choice.project_first else "in each step"),
         f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length)}",
         f"matmuls: {flops / 1e9:.3g} Gflop forward, {3 * flops / 1e9:.3g} Gflop with the gradient",
@@ -122,13 +128,14 @@ def _loop(steps: int, length: int, unroll: int) -> str:
     return f"{steps // length} chunks of {length} steps{' and a rest' if steps % length else ''}; in each {told}"
 
 
-def _kept(cell: Cell, params: Params, xs: jax.Array, chunk: bool | int, length: int) -> str:
+def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | int, length: int) -> str:
     """What the backward pass has of the forward pass, beside xs, ys and the params."""
     steps, *batch, _ = xs.shape
-    initial = cell.init_carry(params, tuple(batch), dtype=xs.dtype)
+    initial = cell.init_carry(params[0], tuple(batch), dtype=xs.dtype)
     one = Inputs(jnp.zeros(xs.shape[1:], xs.dtype), None, None, None)
-    _, _, kept = jax.eval_shape(lambda: masked_step(cell, params, initial, initial, one))
-    carry, z = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6 for tree in kept)
+    _, _, kept = jax.eval_shape(lambda: masked_step(cell, params[0], initial, initial, one))
+    each = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6 for tree in kept)
+    carry, z = (len(params) * megabytes for megabytes in each)
     if chunk is True:
         return f"{steps * carry:.3g} MB, the carry before each step; pre-activations are computed again"
     every = "the carry before it ({:.3g} MB) and its pre-activations ({:.3g} MB)"

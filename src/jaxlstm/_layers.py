@@ -20,7 +20,7 @@ from jaxlstm._cell import C, Cell, P
 from jaxlstm._network import Network, Options, RunCell, StepOptions
 from jaxlstm._random import Key, split_keys
 from jaxlstm._step import Carry, Output
-from jaxlstm._unroll import unroll, valid_steps
+from jaxlstm._unroll import unroll_directions, valid_steps
 
 
 class BidirectionalCarry(NamedTuple):
@@ -69,9 +69,11 @@ class Layer(Network[P, C]):
         return self.cell.init_carry(params, batch_shape, dtype=dtype)
 
     def _apply(
-        self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll
+        self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll_directions
     ) -> tuple[C, Output]:
-        return run_cell(self.cell, params, xs, carry, reverse=self.reverse, **options._asdict())
+        more = options._asdict() | {"key": (options.key,)}
+        (after,), (ys,) = run_cell(self.cell, (params,), xs, (carry,), reverse=(self.reverse,), **more)
+        return after, ys
 
     def _step(self, params: P, carry: C, x: Array, options: StepOptions) -> tuple[C, Output]:
         if self.reverse:
@@ -153,19 +155,23 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
         xs: Array,
         carry: tuple[Carry, Carry] | None,
         options: Options,
-        run_cell: RunCell = unroll,
+        run_cell: RunCell = unroll_directions,
     ) -> tuple[BidirectionalCarry, Output]:
         _checks.check_tuple("params", params, 2, "forward, backward")
         carries: Any = (None, None) if carry is None else carry
         _checks.check_tuple("carry", carries, 2, "forward, backward", BidirectionalCarry)
-        (forward, forward_ys), (backward, backward_ys) = (
-            layer._apply(p, xs, c, options._replace(key=k), run_cell)
-            for layer, p, c, k in zip(self._layers, params, carries, split_keys(options.key, 2), strict=True)
-        )
-        ys = jax.tree.map(self._merge, forward_ys, backward_ys)
+        keys = split_keys(options.key, 2)
+        if self.backward_cell in (None, self.cell):
+            more = options._asdict() | {"key": keys}
+            after, outputs = run_cell(self.cell, params, xs, carries, reverse=(False, True), **more)
+        else:
+            each = zip(self._layers, params, carries, keys, strict=True)
+            runs = (layer._apply(p, xs, c, options._replace(key=k), run_cell) for layer, p, c, k in each)
+            after, outputs = zip(*runs, strict=True)
+        ys = jax.tree.map(self._merge, *outputs)
         if callable(self.merge):  # the others map zeros to zeros
             ys = _zero_padding(ys, xs, options)
-        return BidirectionalCarry(forward, backward), ys
+        return BidirectionalCarry(*after), ys
 
     def _merge(self, forward: Array, backward: Array) -> Array:
         merge = _MERGES[self.merge] if isinstance(self.merge, str) else self.merge

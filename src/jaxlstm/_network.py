@@ -12,7 +12,7 @@ from jaxlstm._cell import C, P
 from jaxlstm._random import Key
 from jaxlstm._static import Static
 from jaxlstm._step import Carry, Output
-from jaxlstm._unroll import unroll
+from jaxlstm._unroll import unroll_directions
 
 
 class Options(NamedTuple):
@@ -37,7 +37,8 @@ class StepOptions(NamedTuple):
     start: Array
 
 
-RunCell = Callable[..., tuple[Carry, Any]]  # `unroll`, or what is called in its place with the same arguments
+# `unroll_directions`, or what is called in its place with the same arguments
+RunCell = Callable[..., tuple[tuple[Carry, ...], tuple[Any, ...]]]
 
 
 class Network(Static, Generic[P, C]):
@@ -111,7 +112,7 @@ class Network(Static, Generic[P, C]):
         return self._step(params, carry, _checks.float_array("x", x, 1, "[*batch, I]"), options)
 
     def _apply(
-        self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll
+        self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll_directions
     ) -> tuple[C, Output]:
         raise NotImplementedError
 

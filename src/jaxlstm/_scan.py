@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxlstm._arrays import pack, unpack
 from jaxlstm._cell import Cell
+from jaxlstm._directions import Directions, run_directions
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step
 
@@ -16,22 +17,36 @@ class Plan(NamedTuple):
     """The static choices of a run."""
 
     cell: Cell
-    reverse: bool
+    reverse: Directions
     unroll: int | None  # steps in a loop iteration; None: what is best on the platform
     keep_preactivations: bool  # for the derivative, which otherwise computes them again
     project_first: bool | None  # project all inputs before the loop; None: what is best on the platform
     batch_first: bool  # merge time behind the batch, since the batch is divided among devices
 
 
-def forward(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Output, Kept]:
-    """Scan the cell: the last carry, the outputs, what the derivative needs. The compiler drops what is not used."""
-    by_platform = choices(plan.project_first, plan.unroll, inputs.x.shape[0])
-    return per_platform(partial(_forward, plan), by_platform, params, initial, carry, inputs)
+def forward(
+    plan: Plan,
+    params: tuple[Params, ...],
+    initial: tuple[Carry, ...],
+    carry: tuple[Carry, ...],
+    inputs: tuple[Inputs, ...],
+) -> tuple[tuple[Carry, ...], tuple[tuple[Output, Kept], ...]]:
+    """Scan the cell in each direction: the last carry; the outputs, and what the derivative needs.
+
+    The compiler drops what is not used.
+    """
+    by_platform = choices(plan.project_first, plan.unroll, inputs[0].x.shape[0])
+    return per_platform(partial(_forward, plan), by_platform, tuple(zip(params, initial, carry, strict=True)), inputs)
 
 
-def _forward(
-    plan: Plan, choice: Choice, params: Params, initial: Carry, carry: Carry, inputs: Inputs
-) -> tuple[Carry, Output, Kept]:
+def _forward(plan: Plan, choice: Choice, constants: Any, inputs: tuple[Inputs, ...]) -> Any:
+    return run_directions(partial(_forward_one, plan, choice), plan.reverse, choice.one_loop, constants, inputs)
+
+
+def _forward_one(
+    plan: Plan, choice: Choice, reverse: bool, constants: tuple[Params, Carry, Carry], inputs: Inputs
+) -> tuple[Carry, tuple[Output, Kept]]:
+    params, initial, carry = constants
     zxs = None
     if choice.project_first:
         with jax.named_scope("project"):
@@ -45,10 +60,10 @@ def _forward(
         carry, (y, kept) = step(carry, now)
         return carry, (y, kept._replace(z=pack(kept.z, now[0].x.ndim - 1)))
 
-    loop = partial(jax.lax.scan, packed_step if choice.pack else step, reverse=plan.reverse, unroll=choice.unroll)
+    loop = partial(jax.lax.scan, packed_step if choice.pack else step, reverse=reverse, unroll=choice.unroll)
     after, (ys, kept) = loop(carry, (inputs, zxs))
     if choice.pack:
         now = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), (inputs, zxs))
         _, (_, one) = jax.eval_shape(step, carry, now)
         kept = kept._replace(z=unpack(kept.z, one.z))
-    return after, ys, kept
+    return after, (ys, kept)

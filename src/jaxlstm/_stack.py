@@ -17,7 +17,7 @@ from jaxlstm._network import Network, Options, RunCell, StepOptions
 from jaxlstm._random import Key, draw_at, split_keys, times
 from jaxlstm._sharding import with_automatic_axes
 from jaxlstm._step import Carry, Output, Params
-from jaxlstm._unroll import unroll
+from jaxlstm._unroll import unroll_directions
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -87,7 +87,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         xs: Array,
         carry: tuple[Any, ...] | None,
         options: Options,
-        run_cell: RunCell = unroll,
+        run_cell: RunCell = unroll_directions,
     ) -> tuple[tuple[Any, ...], Output]:
         carries = (None,) * len(self.layers) if carry is None else carry
 

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxlstm._arrays import pack, unpack
+from jaxlstm._directions import run_directions
 from jaxlstm._dtypes import at_least_float32, cast
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._scan import Plan, forward
@@ -52,23 +53,33 @@ from jaxlstm._step import (
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def recurrence(plan: Plan, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-    """The last carry and the outputs of a cell over a sequence, differentiable by the rule above."""
-    carry, ys, _ = forward(plan, params, initial, carry, inputs)
-    return carry, ys
+def recurrence(
+    plan: Plan,
+    params: tuple[Params, ...],
+    initial: tuple[Carry, ...],
+    carry: tuple[Carry, ...],
+    inputs: tuple[Inputs, ...],
+) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
+    """The last carries and the outputs of a cell over a sequence, differentiable by the rule above.
+
+    All arguments and results are tuples, with an entry for each direction.
+    """
+    carry, outputs = forward(plan, params, initial, carry, inputs)
+    return carry, tuple(ys for ys, _ in outputs)
 
 
 @recurrence.defjvp
 def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     params, _, _, inputs = primals
     dparams, dinitial, dcarry, dinputs = tangents
-    carry, ys, kept = forward(plan, *primals)
-    by_platform = choices(plan.project_first, plan.unroll, inputs.x.shape[0])
+    carry, outputs = forward(plan, *primals)
+    ys, kept = zip(*outputs, strict=True)
+    by_platform = choices(plan.project_first, plan.unroll, inputs[0].x.shape[0])
     if plan.batch_first:  # XLA would leave in the conditional what devices send each other
-        linear = partial(_tangent, plan, by_platform, params, inputs, kept)
+        linear = partial(_tangents, plan, by_platform, params, inputs, kept)
     else:
-        linear = partial(per_platform, partial(_tangent_for_one, plan), by_platform, params, inputs, kept)
-    dprimals = (dparams, dinitial, dcarry, dinputs.x)
+        linear = partial(per_platform, partial(_tangents_for_one, plan), by_platform, params, inputs, kept)
+    dprimals = (dparams, dinitial, dcarry, tuple(given.x for given in dinputs))
     if jax.__version_info__ >= (0, 10):
         return (carry, ys), linear(*dprimals)
     # Before jax 0.10, a scan written straight into a custom_jvp rule has no transpose. The jvp of this linear function,
@@ -77,23 +88,39 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     return (carry, ys), dout
 
 
-def _tangent_for_one(plan: Plan, choice: Choice, *args: Any) -> tuple[Carry, Output]:
-    """`_tangent` for one kind of platform."""
-    return _tangent(plan, {"default": choice}, *args)
+def _tangents_for_one(plan: Plan, choice: Choice, *args: Any) -> tuple[Any, Any]:
+    """`_tangents` for one kind of platform."""
+    return _tangents(plan, {"default": choice}, *args)
+
+
+def _tangents(
+    plan: Plan,
+    by_platform: dict[str, Choice],
+    params: tuple[Params, ...],
+    inputs: tuple[Inputs, ...],
+    kept: tuple[Kept, ...],
+    dparams: tuple[Params, ...],
+    dinitial: tuple[Carry, ...],
+    dcarry: tuple[Carry, ...],
+    dxs: tuple[Array, ...],
+) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
+    """The tangents of the last carries and the outputs: linear in all arguments that begin with d."""
+    one_loop = all(choice.one_loop for choice in by_platform.values())
+    constants = tuple(zip(params, dparams, dinitial, dcarry, strict=True))
+    sequences = tuple(zip(inputs, kept, dxs, strict=True))
+    return run_directions(partial(_tangent, plan, by_platform), plan.reverse, one_loop, constants, sequences)
 
 
 def _tangent(
     plan: Plan,
     by_platform: dict[str, Choice],
-    params: Params,
-    inputs: Inputs,
-    kept: Kept,
-    dparams: Params,
-    dinitial: Carry,
-    dcarry: Carry,
-    dxs: Array,
+    reverse: bool,
+    constants: tuple[Params, Params, Carry, Carry],
+    sequences: tuple[Inputs, Kept, Array],
 ) -> tuple[Carry, Output]:
-    """The tangents of the last carry and the outputs: linear in all arguments that begin with d."""
+    """`_tangents` of one direction."""
+    params, dparams, dinitial, dcarry = constants
+    inputs, kept, dxs = sequences
     packed = all(choice.pack for choice in by_platform.values())
     if packed:
         kept = kept._replace(z=pack(kept.z, inputs.x.ndim - 1))
@@ -115,7 +142,7 @@ def _tangent(
         return hold_masked(inputs, dafter, _add(dy, dy_params), dheld)
 
     def scan(choice: Choice, dcarry: Carry, xs: Any) -> tuple[Carry, Output]:
-        return jax.lax.scan(step, dcarry, xs, reverse=plan.reverse, unroll=choice.unroll)
+        return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
 
     with jax.named_scope("linear_scan"):
         return per_platform(scan, by_platform, dcarry, (inputs, kept, dzs, dlocals))

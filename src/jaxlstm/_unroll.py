@@ -1,7 +1,6 @@
 """A cell over a whole sequence: preconditions, direction, randomness, rematerialisation."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,8 @@ from jaxtyping import Array, Bool
 from jaxlstm import _checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import C, Cell, P
+from jaxlstm._chunks import in_chunks
+from jaxlstm._directions import Directions
 from jaxlstm._dtypes import cast, cast_like, compute_dtype
 from jaxlstm._random import Key, times
 from jaxlstm._scan import Plan
@@ -81,32 +82,82 @@ def unroll(
     >>> ys.shape, bool((ys[2:, 1] == 0).all())
     ((5, 2, 4), True)
     """
-    _checks.check_cell(cell, Cell)
     _checks.check_flag("reverse", reverse)
     _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
-    start = _checks.start_array(start)
+    (after,), (ys,) = unroll_directions(
+        cell,
+        (params,),
+        xs,
+        (carry,),
+        reverse=(reverse,),
+        key=(key,),
+        lengths=lengths,
+        mask=mask,
+        reset=reset,
+        start=_checks.start_array(start),
+        unroll=unroll,
+        remat=remat,
+        project_first=project_first,
+    )
+    return after, ys
+
+
+def unroll_directions(
+    cell: Cell[P, C],
+    params: tuple[P, ...],
+    xs: ArrayLike,
+    carry: tuple[C | None, ...],
+    *,
+    reverse: Directions,
+    key: tuple[Key | None, ...],
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
+    reset: ArrayLike | None,
+    start: Array,
+    unroll: int | None,
+    remat: bool | int | str | None,
+    project_first: bool | None,
+) -> tuple[tuple[C, ...], tuple[Output, ...]]:
+    """`unroll` in one or both directions, with the params, the carry and the key of each.
+
+    Forward and backward run in one loop where that is best on the platform. They have a loop each where the params
+    differ in shapes or dtypes, where a carry holds integers, and where the batch is divided among devices.
+    """
+    _checks.check_cell(cell, Cell)
     xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
     steps, *batch, _ = xs.shape
-    params, first = check_params(cell, params, tuple(batch), xs, "xs")
-    if carry is not None:
-        carry = _checks.like_template("carry", carry, first, f"for xs of shape {xs.shape}")
+    params, firsts = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
+    why = f"for xs of shape {xs.shape}"
+    carry = tuple(
+        None if given is None else _checks.like_template("carry", given, first, why)
+        for given, first in zip(carry, firsts, strict=True)
+    )
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
-    return _run(
-        params,
-        xs,
-        carry,
-        valid_steps(steps, tuple(batch), lengths=lengths, mask=mask),
-        reset,
-        key,
-        start,
+    run = partial(
+        _run,
+        xs=xs,
+        valid=valid_steps(steps, tuple(batch), lengths=lengths, mask=mask),
+        reset=reset,
+        start=start,
         cell=cell,
-        reverse=reverse,
         unroll=_steps_per_iteration(unroll, steps),
         remat=chunk_length(remat, steps),
         project_first=project_first,
         batch_first=spans_devices(xs),
     )
+    if len(reverse) == 1 or fit_one_loop(params, firsts, xs):
+        return run(params, carry=carry, key=key, reverse=reverse)
+    each = zip(params, carry, key, reverse, strict=True)
+    runs = [run((p,), carry=(c,), key=(k,), reverse=(r,)) for p, c, k, r in each]
+    return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
+
+
+def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:
+    """Whether both directions can run in one loop."""
+    kinds = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), given) for given in params]
+    floats = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry))
+    return kinds[0] == kinds[1] and all(floats) and not spans_devices(xs)
 
 
 def valid_steps(
@@ -141,40 +192,70 @@ def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
 
 
 @partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first"))
-def _run(params: Params, xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Carry, Output]:
+def _run(
+    params: tuple[Params, ...],
+    xs: Array,
+    carry: tuple[Carry | None, ...],
+    valid: Array | None,
+    reset: Array | None,
+    key: tuple[Key | None, ...],
+    start: Array,
+    *,
+    remat: bool | int,
+    **static: Any,
+) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
     """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
     plan = Plan(**static, keep_preactivations=remat is not True)
-    return with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)(params, xs, *more)
+    divided = with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)
+    return divided(params, xs, carry, valid, reset, key, start)
 
 
 def _run_plan(
     plan: Plan,
     remat: bool | int,
-    params: Params,
+    params: tuple[Params, ...],
     xs: Array,
-    carry: Carry | None,
+    carry: tuple[Carry | None, ...],
     valid: Array | None,
     reset: Array | None,
-    key: Key | None,
+    key: tuple[Key | None, ...],
     start: Array,
-) -> tuple[Carry, Output]:
-    """The loop over checked arguments."""
-    dtype = compute_dtype(params, xs.dtype)
-    params = cast(params, dtype)
-    initial = plan.cell.init_carry(params, xs.shape[1:-1], dtype=dtype)
-    carry = initial if carry is None else cast_like(carry, initial)
-    noise = jax.vmap(lambda time: draw_noise(plan.cell, key, time, initial))(times(start, xs.shape[0]))
-    _check_noise(plan.cell, noise, xs.shape[1:-1])
-    initial, carry = match_varying((initial, carry), params, xs, valid, reset, noise)
-    inputs = _prepare(Inputs(xs.astype(dtype), valid, reset, noise), plan.reverse)
+) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
+    """The loops over checked arguments."""
+    params = tuple(cast(given, compute_dtype(given, xs.dtype)) for given in params)
+    begin = partial(_begin, plan.cell, xs, valid, reset, start)
+    initial, carry, inputs = zip(*map(begin, params, carry, key, plan.reverse), strict=True)
     run = partial(recurrence, plan, params, initial)
     if isinstance(remat, bool):
         carry, ys = run(carry, inputs)
     else:
-        carry, ys = _in_chunks(run, carry, inputs, remat, plan.reverse)
-    if plan.reverse and reset is not None:
-        carry = select(reset[:1].any(0), initial, carry)  # a reset at step 0; T = 0 has none
+        carry, ys = in_chunks(run, carry, inputs, remat, plan.reverse)
+    if reset is not None:  # a backward direction's at step 0; T = 0 has none
+        edge = reset[:1].any(0)
+        each = zip(plan.reverse, initial, carry, strict=True)
+        carry = tuple(select(edge, first, after) if reverse else after for reverse, first, after in each)
     return carry, ys
+
+
+def _begin(
+    cell: Cell,
+    xs: Array,
+    valid: Array | None,
+    reset: Array | None,
+    start: Array,
+    params: Params,
+    carry: Carry | None,
+    key: Key | None,
+    reverse: bool,
+) -> tuple[Carry, Carry, Inputs]:
+    """The initial carry of a direction, the carry that it begins with, and its inputs."""
+    batch_shape, dtype = xs.shape[1:-1], compute_dtype(params, xs.dtype)
+    initial = cell.init_carry(params, batch_shape, dtype=dtype)
+    carry = initial if carry is None else cast_like(carry, initial)
+    noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
+    _check_noise(cell, noise, batch_shape)
+    initial, carry = match_varying((initial, carry), params, xs, valid, reset, noise)
+    return initial, carry, _prepare(Inputs(xs.astype(dtype), valid, reset, noise), reverse)
 
 
 def _check_noise(cell: Cell, noise: Any, batch_shape: tuple[int, ...]) -> None:
@@ -192,23 +273,3 @@ def _prepare(inputs: Inputs, reverse: bool) -> Inputs:
     if reset is not None and reverse:
         reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
     return Inputs(x, valid, reset, noise)
-
-
-def _in_chunks(
-    run: Callable[[Carry, Inputs], tuple[Carry, Output]], carry: Carry, inputs: Inputs, length: int, reverse: bool
-) -> tuple[Carry, Output]:
-    """`run` chunk by chunk. The backward pass has the carries between chunks and runs each chunk again."""
-    run = jax.checkpoint(run, prevent_cse=False)
-    steps = inputs.x.shape[0]
-    chunks, rest = divmod(steps, length)
-    edge = rest if reverse else steps - rest  # whole chunks come first in the direction of travel
-    parts = jax.tree.map(lambda leaf: leaf[:edge], inputs), jax.tree.map(lambda leaf: leaf[edge:], inputs)
-    whole, remainder = reversed(parts) if reverse else parts
-    whole = jax.tree.map(lambda leaf: leaf.reshape(chunks, length, *leaf.shape[1:]), whole)
-    carry, ys = jax.lax.scan(run, carry, whole, reverse=reverse)
-    ys = jax.tree.map(lambda leaf: leaf.reshape(chunks * length, *leaf.shape[2:]), ys)
-    if not rest:
-        return carry, ys
-    carry, last = run(carry, remainder)
-    first, last = (last, ys) if reverse else (ys, last)
-    return carry, jax.tree.map(lambda *both: jnp.concatenate(both), first, last)

@@ -82,10 +82,20 @@ def trace(
     """
     traces: list[Trace] = []
 
-    def run_cell(cell: Cell, params: Params, xs: ArrayLike, carry: Carry | None, **options: Any) -> tuple[Carry, Array]:
-        carry, seen = _trace_cell(cell, params, xs, carry, **options)
-        traces.append(seen)
-        return carry, seen.ys
+    def run_cell(
+        cell: Cell,
+        params: tuple[Params, ...],
+        xs: ArrayLike,
+        carry: tuple[Carry | None, ...],
+        *,
+        reverse: tuple[bool, ...],
+        key: tuple[Key | None, ...],
+        **options: Any,
+    ) -> tuple[tuple[Carry, ...], tuple[Array, ...]]:
+        each = zip(params, carry, reverse, key, strict=True)
+        seen = [_trace_cell(cell, p, xs, c, reverse=back, key=k, **options) for p, c, back, k in each]
+        traces.extend(of_direction for _, of_direction in seen)
+        return tuple(after for after, _ in seen), tuple(of_direction.ys for _, of_direction in seen)
 
     start = _checks.start_array(start)
     if isinstance(network, Network):
@@ -97,8 +107,7 @@ def trace(
         return after, _nest(network, iter(traces))
     _checks.check_cell(network, Cell, "network")
     options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse, "key": key, "start": start}
-    after, _ = run_cell(network, params, xs, carry, **options)
-    return after, traces[0]
+    return _trace_cell(network, params, xs, carry, **options)
 
 
 def _nest(network: Network, traces: Iterator[Trace]) -> Any:
