@@ -31,6 +31,7 @@ from flax_cases import (
 )
 
 import jaxlstm.linen as ours
+from jaxlstm._wrappers._sequence import run_on_core
 from jaxlstm.linen import _rnn
 
 F64 = {"param_dtype": jnp.float64}
@@ -106,10 +107,10 @@ def test_numbers_are_flaxs_in_every_call(name):
 
 
 def test_the_way_each_cell_goes(monkeypatch):
-    def on_core(cell, params, steps, carry, **options):
+    def run_on_core(*runs):
         raise RuntimeError("on the core")
 
-    monkeypatch.setattr(_rnn, "on_core", on_core)
+    monkeypatch.setattr(_rnn, "run_on_core", run_on_core)
 
     def goes_to_the_core(cell, call=None, **options):
         try:
@@ -128,6 +129,24 @@ def test_the_way_each_cell_goes(monkeypatch):
     assert not goes_to_the_core(CELLS["lstm"], CALLS["lengths"], zero_padding=False)
     per_step = {"variable_axes": {"params": 0}, "variable_broadcast": False, "split_rngs": {"params": True}}
     assert not goes_to_the_core(CELLS["lstm"], **per_step)
+
+
+def test_both_directions_go_together(monkeypatch):
+    """To the core in one call, where the core runs both; else each as it would alone."""
+    runs = []
+    monkeypatch.setattr(_rnn, "run_on_core", lambda *args: runs.append(len(args)) or run_on_core(*args))
+
+    def ways(*cells):
+        runs.clear()
+        both = ours.Bidirectional(*map(ours.RNN, cells))
+        jax.eval_shape(lambda: both.init(jax.random.key(0), INPUTS))
+        return runs
+
+    lstm, gru = CELLS["lstm"].clone(), CELLS["gru"].clone()
+    assert ways(lstm, lstm.clone()) == [2]
+    assert ways(lstm, gru) == [2]
+    assert ways(lstm, SUBCLASS.clone()) == [1]
+    assert ways(SUBCLASS.clone(), SUBCLASS.clone()) == []
 
 
 MASKED = {

@@ -31,6 +31,7 @@ from flax_cases import (
 )
 
 import jaxlstm.nnx as ours
+from jaxlstm._wrappers._sequence import run_on_core
 from jaxlstm.nnx import _rnn
 
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
@@ -117,10 +118,10 @@ def test_numbers_are_flaxs_in_every_call(name):
 
 
 def test_the_way_each_cell_goes(monkeypatch):
-    def on_core(cell, params, steps, carry, **options):
+    def run_on_core(*runs):
         raise RuntimeError("on the core")
 
-    monkeypatch.setattr(_rnn, "on_core", on_core)
+    monkeypatch.setattr(_rnn, "run_on_core", run_on_core)
 
     def goes_to_the_core(cell, call=None, **options):
         rnn = ours.RNN(cell, **options)
@@ -138,6 +139,22 @@ def test_the_way_each_cell_goes(monkeypatch):
     changed = lstm()
     changed.hi = nnx.Linear(HIDDEN, HIDDEN, rngs=nnx.Rngs(0), precision="highest", **F64)
     assert not goes_to_the_core(changed)
+
+
+def test_both_directions_go_together(monkeypatch):
+    """To the core in one call, where the core runs both; else each as it would alone."""
+    runs = []
+    monkeypatch.setattr(_rnn, "run_on_core", lambda *args: runs.append(len(args)) or run_on_core(*args))
+
+    def ways(*cells):
+        runs.clear()
+        ours.Bidirectional(*map(ours.RNN, cells))(INPUTS)
+        return runs
+
+    lstm, gru = partial(cell_of, ours, "LSTMCell"), partial(cell_of, ours, "GRUCell")
+    assert ways(lstm(), lstm()) == [2]
+    assert ways(lstm(), gru()) == [2]
+    assert ways(lstm(), Subclass(*SIZES, rngs=nnx.Rngs(0), **F64)) == [1]
 
 
 MASKED = {

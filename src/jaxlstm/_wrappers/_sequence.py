@@ -83,7 +83,20 @@ def is_static(function: object) -> bool:
     return isinstance(function, Hashable) and not arrays
 
 
-def on_core(
+class CoreRun(NamedTuple):
+    """A cell of the core over a sequence, for Flax."""
+
+    cell: Cell
+    params: Params
+    steps: Steps
+    carry: Carry
+    dtype: Any  # of the computation
+    reverse: bool
+    unroll: int | None
+    remat: bool | int | str | None
+
+
+def core_run(
     cell: Cell,
     params: Params,
     steps: Steps,
@@ -93,30 +106,48 @@ def on_core(
     reverse: bool,
     unroll: int | None,
     remat: bool | int | str | None,
-) -> tuple[Any, Array]:
-    """Run a cell of the core for Flax, with Flax's carry in and out: ``(carry, ys)``, time first.
-
-    It is computed in `dtype`, None meaning what all the arrays promote to. What comes out has the dtype that the
-    computation and the carry promote to, as in Flax.
-    """
+) -> CoreRun:
+    """Check Flax's carry, and choose the dtype to compute in: `dtype`, None meaning what all the arrays promote to."""
     input_size, batch_shape = params.w_ih.shape[0], steps.inputs.shape[1:-1]
     if steps.inputs.shape[-1] != input_size:
         _checks.reject("inputs", f"{input_size} features on the last axis, as the params", steps.inputs.shape[-1])
     carry = _core_carry(initial_carry, jax.eval_shape(lambda: cell.init_carry(params, batch_shape)))
     compute = compute_dtype((params, carry), steps.inputs.dtype) if dtype is None else jnp.dtype(dtype)
-    after, ys = _unroll.unroll(
+    return CoreRun(cell, params, steps, carry, compute, reverse, unroll, remat)
+
+
+def run_on_core(*runs: CoreRun) -> list[tuple[Any, Array]]:
+    """``(carry, ys)`` of each run, with Flax's carry, time first.
+
+    Forward and backward over the same steps run together where they are alike. What comes out has the dtype that the
+    computation and the carry promote to, as in Flax.
+    """
+    options = {(run.cell, run.dtype, run.unroll, run.remat) for run in runs}
+    if len(options) > 1:
+        return [result for run in runs for result in run_on_core(run)]
+    ((cell, dtype, unroll, remat),) = options
+    _checks.check_options(key=None, unroll=unroll, remat=remat, project_first=None)
+    after, ys = _unroll.unroll_directions(
         cell,
-        cast(params, compute),
-        steps.inputs.astype(compute),
-        carry,
-        mask=steps.valid,
-        reset=steps.reset,
-        reverse=reverse,
+        tuple(cast(run.params, dtype) for run in runs),
+        runs[0].steps.inputs.astype(dtype),
+        tuple(run.carry for run in runs),
+        reverse=tuple(run.reverse for run in runs),
+        key=(None,) * len(runs),
+        lengths=None,
+        mask=runs[0].steps.valid,
+        reset=runs[0].steps.reset,
+        start=_checks.start_array(0),
         unroll=unroll,
         remat=remat,
+        project_first=None,
     )
-    after = jax.tree.map(lambda leaf, before: leaf.astype(compute_dtype(before, compute)), after, carry)
-    return _flax_carry(after), ys.astype(compute_dtype(carry.h, compute))
+    return [_as_in_flax(*result) for result in zip(runs, after, ys, strict=True)]
+
+
+def _as_in_flax(run: CoreRun, after: Carry, ys: Array) -> tuple[Any, Array]:
+    after = jax.tree.map(lambda leaf, before: leaf.astype(compute_dtype(before, run.dtype)), after, run.carry)
+    return _flax_carry(after), ys.astype(compute_dtype(run.carry.h, run.dtype))
 
 
 def _core_carry(carry: Any, template: Carry) -> Carry:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._wrappers import _scanned
-from jaxlstm._wrappers._sequence import Call, Steps, as_asked, on_core, time_first
+from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_on_core, time_first
 from jaxlstm.linen import _cells
 
 
@@ -103,28 +103,38 @@ class RNN(linen.RNN):
             feature_axes=self.cell.num_feature_axes,
         )
         steps = time_first(inputs, call)
-        init_key = jax.random.key(0) if init_key is None else init_key
-        initial = self.cell.initialize_carry(init_key, steps.inputs.shape[1:])
-        carry = initial if initial_carry is None else initial_carry
-        carry, outputs = _run(self, call, steps, carry, initial)
+        carry, initial = self._carries(steps, initial_carry, init_key)
+        if _runs_on_core(self, call):
+            ((carry, outputs),) = run_on_core(self._core_run(call, steps, carry))
+        else:
+            carry, outputs = _scan(self, call, steps, carry, initial)
         outputs = as_asked(outputs, call)
         return (carry, outputs) if (self.return_carry if return_carry is None else return_carry) else outputs
 
+    def _carries(self, steps: Steps, initial_carry: Any, init_key: Array | None) -> tuple[Any, Any]:
+        """The carry to begin with, and the cell's own."""
+        init_key = jax.random.key(0) if init_key is None else init_key
+        initial = self.cell.initialize_carry(init_key, steps.inputs.shape[1:])
+        return (initial if initial_carry is None else initial_carry), initial
 
-def _run(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[Any, Any]:
-    """The last carry, and the outputs in the order of the inputs."""
+    def _core_run(self, call: Call, steps: Steps, carry: Any) -> CoreRun:
+        form: Any = _cells.core_form(self.cell)
+        cell, params = form.pack(self.cell, _params(self.cell, form.names, carry, steps))
+        options = {"reverse": call.reverse, "unroll": self.unroll, "remat": self.remat}
+        return core_run(cell, params, steps, carry, dtype=self.cell.dtype, **options)
+
+
+def _runs_on_core(rnn: RNN, call: Call) -> bool:
+    """Whether the core runs this call, and not ``nn.scan``."""
     if not rnn.zero_padding and (call.mask is not None or call.reset is not None):
         _checks.reject("zero_padding", "True where mask or reset is given", False)
-    form = _cells.core_form(rnn.cell) if _scans_plainly(rnn) else None
     starts_at_zero = getattr(rnn.cell, "carry_init", None) is linen.initializers.zeros_init()
     pads = rnn.zero_padding or call.seq_lengths is None
-    if form and pads and (steps.reset is None or starts_at_zero):
-        cell, params = form.pack(rnn.cell, _params(rnn.cell, form.names, carry, steps))
-        options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
-        return on_core(cell, params, steps, carry, dtype=rnn.cell.dtype, **options)
+    if _scans_plainly(rnn) and _cells.core_form(rnn.cell) and pads and (call.reset is None or starts_at_zero):
+        return True
     if rnn.remat:
         _checks.reject("remat", "None where the cell is scanned as in Flax (see flax.linen.remat)", rnn.remat)
-    return _scan(rnn, call, steps, carry, initial)
+    return False
 
 
 def _scans_plainly(rnn: RNN) -> bool:
@@ -199,15 +209,36 @@ class Bidirectional(linen.Bidirectional):
         carries = (None, None) if initial_carry is None else initial_carry
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
         keys = (None, None) if init_key is None else jax.random.split(init_key)
-        # Other RNNs than ours are called as Flax calls them.
-        more: dict[str, Any] = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
-        more |= {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
-        forward, forward_outputs = self.forward_rnn(
-            inputs, initial_carry=carries[0], init_key=keys[0], return_carry=True, reverse=False, **more
+        layout = {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
+        both = _both_on_core(
+            (self.forward_rnn, self.backward_rnn), inputs, carries, keys, mask=mask, reset=reset, **layout
         )
-        backward, backward_outputs = self.backward_rnn(
-            inputs, initial_carry=carries[1], init_key=keys[1], return_carry=True, reverse=True, keep_order=True, **more
-        )
+        if both is None:  # other RNNs than ours are called as Flax calls them
+            more = layout | {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
+            more |= {"return_carry": True}
+            ahead = self.forward_rnn(inputs, initial_carry=carries[0], init_key=keys[0], reverse=False, **more)
+            more |= {"reverse": True, "keep_order": True}
+            both = ahead, self.backward_rnn(inputs, initial_carry=carries[1], init_key=keys[1], **more)
+        (forward, forward_outputs), (backward, backward_outputs) = both
         outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
         return_carry = self.return_carry if return_carry is None else return_carry
         return ((forward, backward), outputs) if return_carry else outputs
+
+
+def _both_on_core(
+    rnns: tuple[Any, Any], inputs: ArrayLike, carries: tuple[Any, Any], keys: Any, **options: Any
+) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
+    """The carry and the outputs of each direction where both are ours and the core runs both, else None."""
+    if any(type(rnn) is not RNN for rnn in rnns):
+        return None
+    calls = [
+        Call(reverse=reverse, feature_axes=rnn.cell.num_feature_axes, **options)
+        for rnn, reverse in zip(rnns, (False, True), strict=True)
+    ]
+    if not all(map(_runs_on_core, rnns, calls)):
+        return None
+    steps = time_first(inputs, calls[0])
+    firsts = [rnn._carries(steps, *more)[0] for rnn, *more in zip(rnns, carries, keys, strict=True)]
+    runs = [rnn._core_run(call, steps, carry) for rnn, call, carry in zip(rnns, calls, firsts, strict=True)]
+    ahead, back = ((carry, as_asked(ys, call)) for (carry, ys), call in zip(run_on_core(*runs), calls, strict=True))
+    return ahead, back

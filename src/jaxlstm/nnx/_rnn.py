@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxlstm import _checks
 from jaxlstm._wrappers import _scanned
-from jaxlstm._wrappers._sequence import Call, Steps, as_asked, on_core, time_first
+from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_on_core, time_first
 from jaxlstm.nnx import _cells
 
 # Flax 0.12 moved the scan whose state_axes these modules take.
@@ -131,14 +131,21 @@ class RNN(nnx.RNN):
             feature_axes=self.cell.num_feature_axes,
         )
         steps = time_first(inputs, call)
-        if initial_carry is None or reset is not None:
-            initial = _initial_carry(self, steps.inputs.shape[1:], rngs)
+        carry, initial = _carries(self, steps, initial_carry, rngs)
+        if _runs_on_core(self, call):
+            ((carry, outputs),) = run_on_core(_core_run(self, call, steps, carry))
         else:
-            initial = initial_carry  # nothing else starts from the cell's own, which may take rngs
-        carry = initial if initial_carry is None else initial_carry
-        carry, outputs = _run(self, call, steps, carry, initial)
+            carry, outputs = _scan(self, call, steps, carry, initial)
         outputs = as_asked(outputs, call)
         return (carry, outputs) if (self.return_carry if return_carry is None else return_carry) else outputs
+
+
+def _carries(rnn: RNN, steps: Steps, initial_carry: Any, rngs: Any) -> tuple[Any, Any]:
+    """The carry to begin with, and the cell's own, which may take rngs and is not made where nothing starts from it."""
+    if initial_carry is not None and steps.reset is None:
+        return initial_carry, initial_carry
+    initial = _initial_carry(rnn, steps.inputs.shape[1:], rngs)
+    return (initial if initial_carry is None else initial_carry), initial
 
 
 def _initial_carry(rnn: RNN, input_shape: tuple[int, ...], rngs: Any) -> Any:
@@ -149,19 +156,24 @@ def _initial_carry(rnn: RNN, input_shape: tuple[int, ...], rngs: Any) -> Any:
     return rnn.cell.initialize_carry(input_shape, rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs)
 
 
-def _run(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[Any, Any]:
-    """The last carry, and the outputs in the order of the inputs."""
+def _runs_on_core(rnn: RNN, call: Call) -> bool:
+    """Whether the core runs this call, and not ``nnx.scan``."""
     if not rnn.zero_padding and (call.mask is not None or call.reset is not None):
         _checks.reject("zero_padding", "True where mask or reset is given", False)
-    form = _cells.core_form(rnn.cell) if rnn.scans_plainly else None
     pads = rnn.zero_padding or call.seq_lengths is None
-    if form and pads and (steps.reset is None or _cells.starts_at_zero(rnn.cell)):
-        options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
-        cell, params, dtype = form
-        return on_core(cell, params, steps, carry, dtype=dtype, **options)
+    from_zero = call.reset is None or _cells.starts_at_zero(rnn.cell)
+    if rnn.scans_plainly and pads and from_zero and _cells.core_form(rnn.cell):
+        return True
     if rnn.remat:
         _checks.reject("remat", "None where the cell is scanned as in Flax (see flax.nnx.remat)", rnn.remat)
-    return _scan(rnn, call, steps, carry, initial)
+    return False
+
+
+def _core_run(rnn: RNN, call: Call, steps: Steps, carry: Any) -> CoreRun:
+    form: Any = _cells.core_form(rnn.cell)
+    cell, params, dtype = form
+    options = {"reverse": call.reverse, "unroll": rnn.unroll, "remat": rnn.remat}
+    return core_run(cell, params, steps, carry, dtype=dtype, **options)
 
 
 def _scan(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple[Any, Any]:
@@ -215,17 +227,38 @@ class Bidirectional(nnx.Bidirectional):
         """Run both over the inputs; the arguments are those of `RNN`, `reverse` and `keep_order` unused as in Flax."""
         carries = (None, None) if initial_carry is None else initial_carry
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
-        # Other RNNs than ours are called as Flax calls them.
-        more: dict[str, Any] = {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
-        more |= {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
         rngs = self.rngs if rngs is None else rngs
-        more["rngs"] = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-        forward, forward_outputs = self.forward_rnn(
-            inputs, initial_carry=carries[0], return_carry=True, reverse=False, **more
+        rngs = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+        layout = {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
+        both = _both_on_core(
+            (self.forward_rnn, self.backward_rnn), inputs, carries, rngs, mask=mask, reset=reset, **layout
         )
-        backward, backward_outputs = self.backward_rnn(
-            inputs, initial_carry=carries[1], return_carry=True, reverse=True, keep_order=True, **more
-        )
+        if both is None:  # other RNNs than ours are called as Flax calls them
+            more = layout | {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
+            more |= {"return_carry": True, "rngs": rngs}
+            ahead = self.forward_rnn(inputs, initial_carry=carries[0], reverse=False, **more)
+            more |= {"reverse": True, "keep_order": True}
+            both = ahead, self.backward_rnn(inputs, initial_carry=carries[1], **more)
+        (forward, forward_outputs), (backward, backward_outputs) = both
         outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
         return_carry = self.return_carry if return_carry is None else return_carry
         return ((forward, backward), outputs) if return_carry else outputs
+
+
+def _both_on_core(
+    rnns: tuple[Any, Any], inputs: ArrayLike, carries: tuple[Any, Any], rngs: Any, **options: Any
+) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
+    """The carry and the outputs of each direction where both are ours and the core runs both, else None."""
+    if any(type(rnn) is not RNN for rnn in rnns):
+        return None
+    calls = [
+        Call(reverse=reverse, feature_axes=rnn.cell.num_feature_axes, **options)
+        for rnn, reverse in zip(rnns, (False, True), strict=True)
+    ]
+    if not all(map(_runs_on_core, rnns, calls)):
+        return None
+    steps = time_first(inputs, calls[0])
+    firsts = [_carries(rnn, steps, carry, rngs)[0] for rnn, carry in zip(rnns, carries, strict=True)]
+    runs = [_core_run(rnn, call, steps, carry) for rnn, call, carry in zip(rnns, calls, firsts, strict=True)]
+    ahead, back = ((carry, as_asked(ys, call)) for (carry, ys), call in zip(run_on_core(*runs), calls, strict=True))
+    return ahead, back
