@@ -38,15 +38,29 @@ OPTIONS = {
     ("steps", "chunk"), [(96, 8), (100, 5), (28, 7), (12, 6), (26, 8), (101, 8), (7, 7), (3, 3), (1, 1), (0, 1)]
 )
 def test_steps_in_an_iteration_divide_all_steps_where_they_can(steps, chunk):
-    cpu, accelerator = choices(None, None, steps).values()
+    cpu, accelerator = choices(None, None, {}, (steps, B, I)).values()
     assert cpu == Choice(project_first=False, unroll=1, pack=False, one_loop=False)
     assert accelerator == Choice(project_first=True, unroll=chunk, pack=True, one_loop=True)
 
 
 def test_what_is_given_holds_on_every_platform():
-    assert {choice[:2] for choice in choices(False, 3, 96).values()} == {(False, 3)}
+    assert {choice[:2] for choice in choices(False, 3, {}, (96, B, I)).values()} == {(False, 3)}
     (steps,) = jax.export.symbolic_shape("T")
-    assert {choice.unroll for choice in choices(None, None, steps).values()} == {1}
+    assert {choice.unroll for choice in choices(None, None, {}, (steps, B, I)).values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "batch", "first"),
+    [(512, (1,), True), (512, (1, 1), True), (512, (2,), False), (512, (), False), (256, (1,), False)],
+)
+def test_one_sequence_with_large_weights_is_projected_first_on_a_cpu(hidden_size, batch, first):
+    cell = jl.LSTMCell(hidden_size)
+    params = jax.eval_shape(lambda: cell.init(KEY, 128))
+    assert choices(None, None, params, (96, *batch, 128))["cpu"].project_first == first
+    told = jl.explain(cell, params, jax.ShapeDtypeStruct((96, *batch, 128), jnp.float32), platform="cpu")
+    assert ("before the loop" in told) == first
+    narrow = jax.eval_shape(lambda: cell.init(KEY, 128, dtype=jnp.bfloat16))
+    assert choices(None, None, narrow, (96, 1, 128))["cpu"].project_first == (hidden_size == 512)
 
 
 class Case(NamedTuple):

@@ -89,7 +89,7 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     dtype = compute_dtype(params, xs.dtype)
     chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
     length = steps if isinstance(chunk, bool) else min(chunk, steps)
-    by_platform = choices(options["project_first"], options["unroll"], length)
+    by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), (length, *xs.shape[1:]))
     choice = by_platform.get(platform, by_platform["default"])
     flops = 2 * steps * math.prod(batch) * sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     directions = ["backward" if reverse else "forward" for reverse in options["reverse"]]

@@ -94,7 +94,8 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
     """Two cells over a sequence, one from each end (Schuster & Paliwal 1997).
 
     With `lengths`, the backward cell starts at the last step of each sequence. The carry holds what each direction has
-    after its whole sequence. `jaxlstm.last_output` reads the output for the whole sequence from it.
+    after its whole sequence. `jaxlstm.last_output` reads the output for the whole sequence from it. On accelerators,
+    equal cells run in one loop.
 
     Args:
       cell: the cell that runs forward.

@@ -6,11 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxlstm._step import Params
+
 # For the outermost jit on a GPU: what XLA may put into a CUDA graph, which is its default and loops. Then the loop over
 # time is launched once, not once an iteration. XLA leaves loops out where the driver is older than CUDA 12.3.
 GPU_COMPILER_OPTIONS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE"
 }
+
+
+LARGE_WEIGHTS = 2_000_000  # bytes
 
 
 class Choice(NamedTuple):
@@ -22,23 +27,41 @@ class Choice(NamedTuple):
     one_loop: bool  # run both directions of equal cells in one loop
 
 
-def choices(project_first: bool | None, unroll: int | None, steps: Any) -> dict[str, Choice]:
-    """The choice for the CPU, and by default, for accelerators. `steps` may be symbolic.
+def choices(
+    project_first: bool | None, unroll: int | None, params: Params, shape: tuple[Any, ...]
+) -> dict[str, Choice]:
+    """The choice for the CPU, and by default, for accelerators.
 
     None means what is best there. On CPU, writing zx of all steps to memory and reading it back costs more than two
-    small matmuls a step. On a GPU every kernel of a step costs its launch: with several steps in an iteration, XLA
-    stores what they keep by one kernel, and only such a loop can become a part of a CUDA graph. On a TPU, by the
-    compiler's estimates, this takes 12 to 40 % fewer cycles than one step in an iteration.
+    small matmuls a step, but for one sequence with large weights. On a GPU every kernel of a step costs its launch:
+    with several steps in an iteration, XLA stores what they keep by one kernel, and only such a loop can become a part
+    of a CUDA graph. On a TPU, by the compiler's estimates, this takes 12 to 40 % fewer cycles than one step in an
+    iteration.
+
+    Args:
+      project_first: what was asked for.
+      unroll: what was asked for.
+      params: the cell's, of one direction.
+      shape: of the inputs, ``(T, *batch, I)``, which may be symbolic.
     """
     best = {
-        "cpu": Choice(project_first=False, unroll=1, pack=False, one_loop=False),
-        "default": Choice(project_first=True, unroll=_chunk(steps), pack=True, one_loop=True),
+        "cpu": Choice(project_first=_reads_most(params, shape[1:-1]), unroll=1, pack=False, one_loop=False),
+        "default": Choice(project_first=True, unroll=_chunk(shape[0]), pack=True, one_loop=True),
     }
     if project_first is not None:
         best = {name: choice._replace(project_first=project_first) for name, choice in best.items()}
     if unroll is not None:
         best = {name: choice._replace(unroll=unroll) for name, choice in best.items()}
     return best
+
+
+def _reads_most(params: Params, batch: tuple[Any, ...]) -> bool:
+    """Whether a step on a CPU mostly waits for weights to be read: of one sequence, where no cache holds them.
+
+    Then all inputs together read w_ih once. Inputs without a batch axis may be mapped over one, and do not count.
+    """
+    matrices = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+    return bool(batch) and all(size == 1 for size in batch) and sum(matrices) >= LARGE_WEIGHTS
 
 
 def _chunk(steps: Any) -> int:

@@ -35,7 +35,7 @@ def forward(
 
     The compiler drops what is not used.
     """
-    by_platform = choices(plan.project_first, plan.unroll, inputs[0].x.shape[0])
+    by_platform = choices(plan.project_first, plan.unroll, params[0], inputs[0].x.shape)
     return per_platform(partial(_forward, plan), by_platform, tuple(zip(params, initial, carry, strict=True)), inputs)
 
 

@@ -74,7 +74,7 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     dparams, dinitial, dcarry, dinputs = tangents
     carry, outputs = forward(plan, *primals)
     ys, kept = zip(*outputs, strict=True)
-    by_platform = choices(plan.project_first, plan.unroll, inputs[0].x.shape[0])
+    by_platform = choices(plan.project_first, plan.unroll, params[0], inputs[0].x.shape)
     if plan.batch_first:  # XLA would leave in the conditional what devices send each other
         linear = partial(_tangents, plan, by_platform, params, inputs, kept)
     else:

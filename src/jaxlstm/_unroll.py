@@ -66,8 +66,8 @@ def unroll(
         computed again. A chunk length: only the carries between chunks. "sqrt": chunks of about sqrt(T) steps, so that
         memory, apart from xs, ys and their gradients, grows as sqrt(T). Chunks need a T that is known, not symbolic.
       project_first: where to apply the input weights. True: to all inputs before the loop, in one matmul. False: in
-        each step, which takes less memory. None: in each step on CPU, before the loop elsewhere. The results differ by
-        rounding only.
+        each step, which takes less memory. None: before the loop, but on CPU in each step, unless the batch is one
+        sequence ``[T, 1, I]`` and the weight matrices take 2 MB or more. The results differ by rounding only.
 
     Returns:
       ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``, or the tree of arrays that the
