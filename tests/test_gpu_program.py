@@ -37,13 +37,13 @@ def launches_a_step(program, steps=T):
 @pytest.mark.parametrize(
     ("name", "masked", "dtype", "forward", "backward"),
     [
-        ("lstm", False, jnp.float32, 2.63, 3.38),
-        ("lstm", False, jnp.bfloat16, 2.63, 3.38),
+        ("lstm", False, jnp.float32, 2.5, 3.38),
+        ("lstm", False, jnp.bfloat16, 2.5, 3.38),
         ("lstm", True, jnp.float32, 2.75, 3.38),
-        ("gru", False, jnp.float32, 2.5, 2.5),
-        ("gru", False, jnp.bfloat16, 2.5, 2.5),
+        ("gru", False, jnp.float32, 2.38, 2.5),
+        ("gru", False, jnp.bfloat16, 2.38, 2.5),
         ("gru", True, jnp.float32, 2.63, 2.63),
-        ("rnn", False, jnp.float32, 2.5, 2.38),
+        ("rnn", False, jnp.float32, 2.38, 2.38),
     ],
 )
 def test_launches_a_step(name, masked, dtype, forward, backward):
@@ -82,8 +82,8 @@ def test_steps_that_8_does_not_divide():
 def test_one_step_an_iteration_launches_more_than_twice_as_much():
     """What `unroll=None` is for, and that the copies are seen."""
     loops = program("lstm", unroll=1).loops
-    assert [loop.launches for loop in loops] == [7, 6]
-    assert loops[0].offset_copies == 3
+    assert [loop.launches for loop in loops] == [6, 6]
+    assert loops[0].offset_copies == 2
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -98,6 +98,6 @@ def test_chunks_of_remat_take_several_steps_an_iteration_too():
     assert max(loop.launches for loop in inner) <= 27
 
 
-@pytest.mark.parametrize(("name", "limit"), [("lstm", 25.0), ("gru", 21.5), ("rnn", 9.2), ("bidirectional", 50.0)])
+@pytest.mark.parametrize(("name", "limit"), [("lstm", 23.0), ("gru", 19.8), ("rnn", 8.2), ("bidirectional", 46.5)])
 def test_temporary_memory(name, limit):
     assert program(name).megabytes < limit

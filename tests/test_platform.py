@@ -30,7 +30,8 @@ OPTIONS = {
     "plain": {},
     "remat": {"remat": True},
     "chunks": {"remat": 5},
-    "reverse, lengths, mask, reset": {"reverse": True},
+    "reverse": {"reverse": True},
+    "reverse, lengths, mask, reset": {"reverse": True, "masked": True},
 }
 
 
@@ -80,7 +81,7 @@ def case(name, options, steps):
     network = CELLS[name] if isinstance(CELLS[name], jl.Bidirectional) else jl.Layer(CELLS[name], reverse=reverse)
     params = jax.tree.map(draw, jax.eval_shape(lambda: network.init(KEY, I, dtype=jnp.float64)))
     carry = jax.tree.map(draw, jax.eval_shape(lambda: network.init_carry(params, (B,))))
-    if reverse:
+    if given.pop("masked", False):
         given |= {"lengths": np.array([steps, steps // 2]), "mask": DRAW.random((steps, B)) < 0.8}
         given["reset"] = DRAW.random((steps, B)) < 0.2
     return Case(network, params, carry, DRAW.normal(size=(steps, B, I)), given)
@@ -122,6 +123,7 @@ def assert_close(got, want):
         ("gru", "reverse, lengths, mask, reset", 11),
         ("both directions", "reverse, lengths, mask, reset", 11),
         pytest.param("lstm", "plain", 16, marks=pytest.mark.slow),
+        pytest.param("lstm", "reverse", 16, marks=pytest.mark.slow),
         *(pytest.param(name, options, 19, marks=pytest.mark.slow) for name in list(CELLS)[2:-1] for options in OPTIONS),
         pytest.param("both directions, every option", list(OPTIONS)[-1], 19, marks=pytest.mark.slow),
     ],

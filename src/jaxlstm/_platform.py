@@ -23,7 +23,7 @@ class Choice(NamedTuple):
 
     project_first: bool  # project all inputs in one matmul before the loop, instead of each in its step
     unroll: int  # the steps in a loop iteration
-    pack: bool  # keep the parts of dz of a step in one array
+    pack: bool  # keep few arrays of each step: the parts of z or dz as one, and of the carry no leaf that is put out
     one_loop: bool  # run both directions of equal cells in one loop
 
 

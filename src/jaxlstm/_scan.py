@@ -10,7 +10,7 @@ from jaxlstm._arrays import pack, unpack
 from jaxlstm._cell import Cell
 from jaxlstm._directions import Directions, run_directions
 from jaxlstm._platform import Choice, choices, per_platform
-from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step
+from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step, readout
 
 
 class Plan(NamedTuple):
@@ -52,9 +52,12 @@ def _forward_one(
         with jax.named_scope("project"):
             zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
 
+    shared = _leaf_put_out(plan.cell, params, carry, inputs) if choice.pack else None
+
     def step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
         carry, y, kept = masked_step(plan.cell, params, initial, carry, *now)
-        return carry, (y, kept if plan.keep_preactivations else kept._replace(z=None))
+        kept = kept if plan.keep_preactivations else kept._replace(z=None)
+        return carry, (y, kept._replace(before=_without(kept.before, shared)))
 
     def packed_step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
         carry, (y, kept) = step(carry, now)
@@ -66,4 +69,34 @@ def _forward_one(
         now = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), (inputs, zxs))
         _, (_, one) = jax.eval_shape(step, carry, now)
         kept = kept._replace(z=unpack(kept.z, one.z))
-    return after, (ys, kept)
+    return after, (ys, kept._replace(before=_with_outputs(kept.before, shared, carry, ys, reverse)))
+
+
+def _leaf_put_out(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:
+    """Which leaf of the carry is the output, where the carry before a step is that after the one before; else None.
+
+    That leaf need not be kept beside the outputs.
+    """
+    steps = inputs.x.shape[0]
+    if inputs.valid is not None or inputs.reset is not None or not isinstance(steps, int) or steps == 0:
+        return None
+    jaxpr = jax.make_jaxpr(lambda carry: readout(cell, params, carry))(carry).jaxpr
+    places = [index for index, var in enumerate(jaxpr.invars) if jaxpr.outvars == [var]]
+    return places[0] if places else None
+
+
+def _without(carry: Carry, leaf: int | None) -> Carry:
+    """The carry with None in place of a leaf."""
+    leaves, structure = jax.tree.flatten(carry)
+    return jax.tree.unflatten(structure, [None if index == leaf else value for index, value in enumerate(leaves)])
+
+
+def _with_outputs(before: Carry, leaf: int | None, first: Carry, ys: Output, reverse: bool) -> Carry:
+    """The carries before all steps, a leaf of which is the outputs, moved by one step."""
+    if leaf is None:
+        return before
+    first_leaves, structure = jax.tree.flatten(first)
+    start = first_leaves[leaf][None]
+    moved = jnp.concatenate([ys[1:], start] if reverse else [start, ys[:-1]])
+    leaves = jax.tree.leaves(before)
+    return jax.tree.unflatten(structure, [*leaves[:leaf], moved, *leaves[leaf:]])
