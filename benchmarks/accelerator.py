@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of the memory
@@ -24,6 +23,7 @@ import numpy as np
 import common
 import implementations as impl
 import jaxlstm as jl
+from accelerator_report import OURS, markdown, plot
 from implementations import Problem, Size
 
 SIZES = {
@@ -34,7 +34,6 @@ SIZES = {
 }
 TOY = {"small": Size(B=2, T=12, I=3, H=4), "medium": Size(B=2, T=9, I=4, H=6)}
 REPEATS, ROTATION = 30, 4  # timed calls, and sets of inputs that they go through
-OURS = "jaxlstm"
 
 
 class Calls(NamedTuple):
@@ -78,6 +77,8 @@ def main() -> None:
     print(text)
     if args.into:
         common.write_section(args.into, "accelerator", text)
+    if args.plot:
+        plot(about, rows, sizes, args.plot)
 
 
 def arguments() -> argparse.Namespace:
@@ -87,6 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=420, help="begin no block after this time (420)")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the times a step (needs matplotlib)")
     return parser.parse_args()
 
 
@@ -260,34 +262,6 @@ def relative_errors(size: Size) -> dict[str, float]:
         apart = [np.linalg.norm(g - e) / np.linalg.norm(e) for g, e in zip(map(np.asarray, got), expected, strict=True)]
         found |= {f"outputs, {name}": float(apart[0]), f"gradients, {name}": float(max(apart[1:]))}
     return found
-
-
-def markdown(about: str, errors: dict[str, float], rows: list[dict[str, Any]], sizes: dict[str, Size]) -> str:
-    """The report."""
-    parts = [
-        f"- {about}\n- Largest relative error against float64 at small: "
-        + "; ".join(f"{name} {error:.0e}" for name, error in errors.items()),
-        "Median in ms, and us a time step. Train: value and gradients of all weights and of xs for mean(ys**2). Ratio: "
-        "time divided by jaxlstm's of the first row; **above 1, jaxlstm is faster**. float32 where nothing else is "
-        "said, matmuls in the device's default precision (TF32 on NVIDIA, here and in torch).",
-    ]
-    for name, size in sizes.items():
-        here = [row for row in rows if row["size"] == name]
-        base = next((row for row in here if row["who"] == OURS and "error" not in row), None)
-        table = [[row["who"], *(cells(row, base, what, size.T) for what in Calls._fields)] for row in here]
-        shape = ", ".join(f"{axis} {n}" for axis, n in size._asdict().items())
-        parts.append(common.table([f"{name}: {shape}", "forward: ms, us, ratio", "train: ms, us, ratio"], table))
-        parts += [f"- {row['who']}: {row['error']}" for row in here if "error" in row]
-    return "\n\n".join(parts)
-
-
-def cells(row: dict[str, Any], base: dict[str, Any] | None, what: str, steps: int) -> str:
-    """One cell of a table."""
-    if what not in row:
-        return ""
-    ms = median(row[what])
-    ratio = f"{ms / median(base[what]):.2f}" if base else ""
-    return f"{ms:.3f}, {1e3 * ms / steps:.1f}, {ratio}"
 
 
 def versions() -> str:

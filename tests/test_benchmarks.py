@@ -15,7 +15,8 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "accelerator.py"
 @pytest.mark.skipif(not SCRIPT.exists(), reason="needs the folder benchmarks")
 def test_accelerator(tmp_path):
     out, report = tmp_path / "out.jsonl", tmp_path / "report.md"
-    command = [sys.executable, str(SCRIPT), str(out), "--toy", "--into", str(report)]
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, str(SCRIPT), str(out), "--toy", "--into", str(report), "--plot", str(picture)]
     run = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
     machine, errors, *rows = (json.loads(line) for line in out.read_text().splitlines())
@@ -27,3 +28,4 @@ def test_accelerator(tmp_path):
     assert all(len(row["forward"]) == len(row["train"]) == 2 for row in ours)
     assert all("error" in row for row in rows if row["who"] == "jax.experimental.rnn")  # which needs cuDNN
     assert "| jaxlstm |" in report.read_text()
+    assert picture.stat().st_size > 20_000
