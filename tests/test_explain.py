@@ -65,6 +65,15 @@ def test_what_is_kept_grows_with_the_steps_as_in_the_compiled_program(cell, rema
     assert said(64) <= (bytes_kept(128) - bytes_kept(64)) / 1e6
 
 
+@pytest.mark.parametrize(
+    ("cell", "kept"),
+    [(LSTM, "beside ys (0.00205 MB)"), (GRU, "beside ys (0 MB)"), (jl.LearnedCarry(GRU), "beside ys (0 MB)")],
+)
+def test_an_accelerator_keeps_no_h_beside_ys(cell, kept):
+    assert kept in jl.explain(cell, *shapes(cell, 16), platform="cuda")
+    assert "beside" not in jl.explain(cell, *shapes(cell, 16), platform="cpu")
+
+
 @pytest.mark.parametrize("cell", [jl.LSTMCell(256), jl.GRUCell(256), jl.LSTMVariantCell(256, projection_size=64)])
 def test_flops_are_those_that_xla_counts(cell):
     params, xs = shapes(cell, 1)

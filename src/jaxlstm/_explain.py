@@ -12,7 +12,8 @@ from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast, compute_dtype
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options
-from jaxlstm._platform import choices
+from jaxlstm._platform import Choice, choices
+from jaxlstm._scan import leaf_put_out
 from jaxlstm._step import Inputs, Params, masked_step
 from jaxlstm._templates import check_params
 
@@ -53,7 +54,7 @@ def explain(
       xs: float32[96, 32, 64], computed in float32
       loop: 12 iterations of 8 steps
       inputs: projected before the loop, by one matmul
-      kept for the gradient: 9.44 MB, of each step the carry before it (3.15 MB) and its pre-activations (6.29 MB)
+      kept for the gradient: 7.86 MB, of each step the carry before it beside ys (1.57 MB) and pre-activations (6.29 MB)
       matmuls: 0.604 Gflop forward, 1.81 Gflop with the gradient
       loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step
     """
@@ -102,7 +103,7 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
         f"xs: {_checks.describe(xs)}, computed in {dtype}",
         f"loop: {_loop(steps, length, choice.unroll)}{loops}",
         "inputs: projected " + ("before the loop, by one matmul" if choice.project_first else "in each step"),
-        f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length)}",
+        f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length, choice)}",
         f"matmuls: {flops / 1e9:.3g} Gflop forward, {3 * flops / 1e9:.3g} Gflop with the gradient",
     ]
     if platform == "cuda":
@@ -128,19 +129,27 @@ def _loop(steps: int, length: int, unroll: int) -> str:
     return f"{steps // length} chunks of {length} steps{' and a rest' if steps % length else ''}; in each {told}"
 
 
-def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | int, length: int) -> str:
+def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | int, length: int, choice: Choice) -> str:
     """What the backward pass has of the forward pass, beside xs, ys and the params."""
     steps, *batch, _ = xs.shape
     initial = cell.init_carry(params[0], tuple(batch), dtype=xs.dtype)
     one = Inputs(jnp.zeros(xs.shape[1:], xs.dtype), None, None, None)
     _, _, kept = jax.eval_shape(lambda: masked_step(cell, params[0], initial, initial, one))
-    each = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6 for tree in kept)
-    carry, z = (len(params) * megabytes for megabytes in each)
+    put_out = leaf_put_out(cell, params[0], initial, one._replace(x=xs)) if choice.pack else None
+    leaves = [leaf for index, leaf in enumerate(jax.tree.leaves(kept.before)) if index != put_out]
+    carry, z = (
+        len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6
+        for tree in (leaves, kept.z)
+    )
+    before = "the carry before it" + (" beside ys" if put_out is not None else "")
     if chunk is True:
-        return f"{steps * carry:.3g} MB, the carry before each step; pre-activations are computed again"
-    every = "the carry before it ({:.3g} MB) and its pre-activations ({:.3g} MB)"
+        return f"{steps * carry:.3g} MB, of each step {before}; pre-activations are computed again"
+    every = before + " ({:.3g} MB) and pre-activations ({:.3g} MB)"
     if chunk is False:
         return f"{steps * (carry + z):.3g} MB, of each step {every.format(steps * carry, steps * z)}"
-    between = f"{-(-steps // length) * carry:.3g} MB, the carries between chunks"
+    between = len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(initial)) / 1e6
     again = every.format(length * carry, length * z)
-    return f"{between}; a chunk is computed again and keeps {length * (carry + z):.3g} MB, of each step {again}"
+    return (
+        f"{-(-steps // length) * between:.3g} MB, the carries between chunks; "
+        f"a chunk is computed again and keeps {length * (carry + z):.3g} MB, of each step {again}"
+    )

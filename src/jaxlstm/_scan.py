@@ -52,7 +52,7 @@ def _forward_one(
         with jax.named_scope("project"):
             zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
 
-    shared = _leaf_put_out(plan.cell, params, carry, inputs) if choice.pack else None
+    shared = leaf_put_out(plan.cell, params, carry, inputs) if choice.pack else None
 
     def step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
         carry, y, kept = masked_step(plan.cell, params, initial, carry, *now)
@@ -72,7 +72,7 @@ def _forward_one(
     return after, (ys, kept._replace(before=_with_outputs(kept.before, shared, carry, ys, reverse)))
 
 
-def _leaf_put_out(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:
+def leaf_put_out(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:
     """Which leaf of the carry is the output, where the carry before a step is that after the one before; else None.
 
     That leaf need not be kept beside the outputs.
