@@ -81,7 +81,7 @@ LAYOUTS = {
 @pytest.mark.parametrize(("axes", "sequences", "specs"), LAYOUTS.values(), ids=LAYOUTS)
 def test_results_are_those_of_one_device(alone, axes, sequences, specs):
     batch = make_batch(sequences)
-    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(**axes), batch_axis=AXES, param_specs=specs)
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(**axes), batch_axis=AXES, param_specs=specs, mask="mask")
     state, metrics = three_steps(train_step, batch)
     expected, expected_metrics = three_steps(alone, batch)
     assert_close((state.params, state.opt_state, metrics), (expected.params, expected.opt_state, expected_metrics))
@@ -163,16 +163,59 @@ def collectives(text):
 
 def test_a_batch_without_a_mask_must_divide():
     train_step = make_train_step(lambda p, b, k: (p["head"].sum() * b.sum(), {}), OPTIMIZER, mesh=mesh(data=8))
-    with pytest.raises(ValueError, match="batch: expected 16 sequences, which the devices divide, or a bool mask"):
+    with pytest.raises(ValueError, match=r"batch: expected 16 sequences, which the devices divide, or .* mask="):
         train_step(start(), np.zeros((5, 13, 3), np.float32))
-    resets = {"xs": np.zeros((5, 13, 3), np.float32), "reset": np.zeros((5, 13), bool)}
-    with pytest.raises(ValueError, match=r"batch: expected 16 sequences, .* got 13 sequences and no mask"):
-        train_step(start(), resets)
+    targets = {"xs": np.zeros((5, 13, 3), np.float32), "targets": np.zeros((5, 13), bool)}
+    with pytest.raises(ValueError, match=r"batch: expected 16 sequences, .* got 13 and no mask="):
+        train_step(start(), targets)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "axes"),
+    [
+        ("1", lambda xs, counts, target: (xs, counts, target), (1, 0, 0)),
+        ("given.mask", lambda xs, counts, target: {"given": {"xs": xs, "mask": counts}, "target": target}, None),
+        ("lengths", lambda xs, counts, target: {"xs": xs, "lengths": 5 * counts, "target": target}, None),
+    ],
+)
+def test_the_mask_is_the_leaf_that_is_named(name, batch, axes):
+    """Of several bool leaves, and wherever it stands; a bool target is none."""
+    draw = np.random.default_rng(0)
+    xs, target = draw.normal(size=(5, 13, 3)).astype(np.float32), draw.random(13) < 0.5
+    whole = batch(xs, np.ones(13, int if name == "lengths" else bool), target)
+
+    def loss_fn(params, batch, key):
+        leaves = jax.tree_util.tree_leaves_with_path(batch)
+        by_name = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+        (inputs,) = (leaf for leaf in by_name.values() if leaf.ndim == 3)
+        target = by_name["2" if isinstance(batch, tuple) else "target"]
+        counts = by_name[name].astype(bool)
+        answer = jl.unroll(CELL, params["cell"], inputs)[1][-1] @ params["head"]
+        return squared_error(answer, jnp.broadcast_to(target[:, None], answer.shape).astype(float), counts), {}
+
+    axes = axes or jax.tree.map(lambda leaf: int(leaf.ndim == 3), whole)
+    step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=axes, mask=name)
+    state, metrics = step(start(), whole)
+    expected, expected_metrics = make_train_step(loss_fn, OPTIMIZER)(start(), whole)
+    assert_close((state.params, metrics), (expected.params, expected_metrics))
+
+
+def test_a_mask_that_is_none_is_named():
+    def step(name):
+        step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES, mask=name)
+        return step(start(), make_batch(16))
+
+    with pytest.raises(ValueError, match=r"mask: expected the name of a leaf of the batch, .*'mask'.*got 'valid'"):
+        step("valid")
+    with pytest.raises(ValueError, match=r"mask: expected 'xs' to be bool, or integer lengths, got float"):
+        step("xs")
+    with pytest.raises(ValueError, match=r"mesh: expected a jax.sharding.Mesh, since mask is given"):
+        make_train_step(loss_fn, OPTIMIZER, mask="mask")
 
 
 def test_batches_are_filled_up_to_a_size(alone):
     """A last one that is smaller takes the same program."""
-    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES, batch_size=20)
+    train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=AXES, batch_size=20, mask="mask")
     shapes = [train_step.lower(start(), make_batch(size)).in_avals[0][1]["xs"].shape for size in (20, 7)]
     assert shapes == [(5, 24, 3)] * 2
     state, metrics = three_steps(train_step, make_batch(7))

@@ -18,10 +18,11 @@ class Filling:
     Args:
       devices: along the data axis, of one process.
       batch_size: sequences that all parts together are filled up to; None: each to what the devices divide.
+      mask: the name of the leaf that says what counts; None: nothing can be filled up.
     """
 
-    def __init__(self, devices: int, batch_size: int | None) -> None:
-        self._devices, self._batch_size = devices, batch_size
+    def __init__(self, devices: int, batch_size: int | None, mask: str | None) -> None:
+        self._devices, self._batch_size, self._mask = devices, batch_size, mask
         self._compared = jax.process_count() == 1
 
     def __call__(self, batch: Any, axes: list[int]) -> list[Any]:
@@ -46,12 +47,19 @@ class Filling:
 
     def _problem(self, named: list[tuple[Path, Any]], own: int, size: int) -> str:
         """Why the batch cannot be filled up; nothing, if it can."""
+        if self._mask is not None:
+            leaves = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in named}
+            if self._mask not in leaves:
+                return f"mask: expected the name of a leaf of the batch, one of {sorted(leaves)}, got {self._mask!r}"
+            leaf = leaves[self._mask]
+            if leaf.dtype.kind not in "biu":
+                return f"mask: expected {self._mask!r} to be bool, or integer lengths, got {_checks.describe(leaf)}"
         if own > size:
             return f"batch: expected at most {size} sequences of each process (batch_size), got {own}"
-        if own == size or any(_is_mask(path, leaf) for path, leaf in named):
+        if own == size or self._mask is not None:
             return ""
-        mask = "a bool mask in it (False for those that fill it up)"
-        return f"batch: expected {size} sequences, which the devices divide, or {mask}, got {own} sequences and no mask"
+        named_mask = "make_train_step's mask= to name what is zero for those that fill it up"
+        return f"batch: expected {size} sequences, which the devices divide, or {named_mask}, got {own} and no mask="
 
 
 def batch_axes(batch_axis: Any, batch: Any) -> list[int]:
@@ -79,11 +87,6 @@ def _sequences(named: list[tuple[Path, Any]], axes: list[int]) -> int:
             names = [f"batch{jax.tree_util.keystr(path)}" for path in (path, first)]
             _checks.reject(names[0], f"{count} sequences, as in {names[1]}", size)
     return count
-
-
-def _is_mask(path: Path, leaf: Any) -> bool:
-    """A bool array says what counts, unless it has the name of one that says where sequences begin."""
-    return leaf.dtype == bool and jax.tree_util.keystr(path[-1:], simple=True) != "reset"
 
 
 def _of_any_process(problem: str, shapes: str) -> str:

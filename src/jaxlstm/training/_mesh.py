@@ -35,13 +35,14 @@ class MeshStep:
         param_specs: Specs | None,
         *,
         batch_size: int | None = None,
+        mask: str | None = None,
         carry_axis: int = 0,
         compiler_options: dict[str, Any] | None = None,
     ) -> None:
         # Axes of a type that makes shardings part of an array's type would ask every operation for one.
         self._mesh = Mesh(mesh.devices, mesh.axis_names)
         self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
-        self._filling = Filling(self._mesh.shape[DATA] // jax.process_count(), batch_size)
+        self._filling = Filling(self._mesh.shape[DATA] // jax.process_count(), batch_size, mask)
 
         @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
         def whole_step(state: TrainState, batch: Any) -> Any:
@@ -124,15 +125,17 @@ class MeshStep:
         return jax.tree.unflatten(jax.tree.structure(batch), map(shard, self._filling(batch, axes), axes))
 
 
-def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any, batch_size: Any) -> None:
+def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any, batch_size: Any, mask: Any) -> None:
     """A mesh with an axis "data", or None and no option that needs one."""
     if mesh is None:
-        for name, option in (("param_specs", param_specs), ("batch_size", batch_size)):
+        for name, option in (("param_specs", param_specs), ("batch_size", batch_size), ("mask", mask)):
             if option is not None:
                 _checks.reject("mesh", f"a jax.sharding.Mesh, since {name} is given", None)
         return
     if batch_size is not None:
         _checks.check_size("batch_size", batch_size)
+    if mask is not None and not isinstance(mask, str):
+        _checks.reject("mask", 'the name of a leaf of the batch, such as "mask"', _checks.describe(mask), TypeError)
     if not isinstance(mesh, Mesh):
         _checks.reject("mesh", "a jax.sharding.Mesh", _checks.describe(mesh), TypeError)
     if DATA not in mesh.axis_names:

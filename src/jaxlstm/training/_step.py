@@ -95,6 +95,7 @@ def make_train_step(
     batch_axis: Any = 1,
     param_specs: Specs | None = None,
     batch_size: int | None = None,
+    mask: str | None = None,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> TrainStep:
     """Make a jitted training step. It donates the memory of the state that it is given.
@@ -110,18 +111,19 @@ def make_train_step(
         gradient ends at the carry.
       optimizer: the Optax gradient transformation that `init_state` was given.
       mesh: devices to run on, with an axis "data" that divides batches and optionally an axis "model" that divides
-        params. The results are those of one device, up to rounding. A batch that the devices do not divide is padded
-        with zero sequences. It must then hold a bool mask, which is False for the padding and by which the loss leaves
-        the padding out. (Every bool array of the batch counts as a mask, except those named "reset".) With several
-        processes, each passes its own part of the batch, all of the same shape. The first axis of a carry is that of
-        the sequences, padding included. (The loss function sees padded shapes, so a padded batch draws other random
-        numbers.)
+        params. The results are those of one device, up to rounding. A batch that the devices do not divide is refused,
+        or with `mask` padded. With several processes, each passes its own part of the batch, all of the same shape. The
+        first axis of a carry is that of the sequences, padding included.
       batch_axis: the axis of the sequences in the batch: one for all its leaves, or a tree of them. Time comes first.
       param_specs: a function from the params to a tree like them of `jax.sharding.PartitionSpec`. None divides the
         last axis of each over "model", that of the packed gates, where the size allows it. Without an axis "model",
         params are replicated.
       batch_size: the number of sequences, of all processes together, that every batch is padded to, for a smaller last
         batch or parts of different sizes. None pads to the next size that the devices divide.
+      mask: the name of the leaf of a batch that says what counts, a bool mask or integer lengths; such as "mask" in a
+        dict, "2" in a tuple, or "inputs.mask" in trees within each other. Batches may then be padded with zero
+        sequences, for which this leaf is zero too. The loss has to leave them out by it. (It sees padded shapes, so a
+        padded batch draws other random numbers.)
       compiler_options: as in `jax.jit`. None: on a GPU `jaxlstm.GPU_COMPILER_OPTIONS`, by which the whole step becomes
         one CUDA graph, and none elsewhere; ``{}``: none. Only the outermost jit can have options: where the step is
         called within a jit or vmap of yours, it has none.
@@ -148,7 +150,7 @@ def make_train_step(
     """
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
-    check_mesh(mesh, batch_axis, param_specs, batch_size)
+    check_mesh(mesh, batch_axis, param_specs, batch_size, mask)
     options = compiler_options_for(compiler_options, mesh)
     loss = partial(_loss, loss_fn)
 
@@ -165,7 +167,8 @@ def make_train_step(
 
     if mesh is None:
         return JittedStep(train_step, options)
-    return MeshStep(train_step, mesh, batch_axis, param_specs, batch_size=batch_size, compiler_options=options)
+    layout = {"batch_size": batch_size, "mask": mask, "compiler_options": options}
+    return MeshStep(train_step, mesh, batch_axis, param_specs, **layout)
 
 
 class JittedStep:
