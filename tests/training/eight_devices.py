@@ -93,6 +93,20 @@ def test_results_are_those_of_one_device(alone, axes, sequences, specs):
     assert jax.random.key_data(state.key).tolist() == jax.random.key_data(expected.key).tolist()
 
 
+def test_an_optimizer_that_looks_at_the_loss():
+    optimizer = optax.lbfgs(memory_size=2)
+    batch = make_batch(13)
+
+    def two_steps(**options):
+        step = make_train_step(loss_fn, optimizer, **options)
+        state = init_state(PARAMS, optimizer, jax.random.key(1))
+        for _ in range(2):
+            state, metrics = step(state, batch)
+        return state.params, metrics
+
+    assert_close(two_steps(mesh=mesh(data=4, model=2), batch_axis=AXES, mask="mask"), two_steps())
+
+
 def test_a_carried_state_lies_with_its_sequences():
     def loss_fn(params, carry, batch, key):
         carry, predictions = answers(params, batch, carry)

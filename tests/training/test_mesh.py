@@ -40,6 +40,6 @@ def test_a_mesh_is_one(without_type_hook):
         make_train_step(lambda params, batch, key: None, optax.sgd(0.1), param_specs=lambda params: params)
     with pytest.raises(ValueError, match=r"mesh: expected a jax.sharding.Mesh, since batch_size is given, got None"):
         make_train_step(lambda params, batch, key: None, optax.sgd(0.1), batch_size=8)
+    mesh = jax.make_mesh((1,), ("data",))
     with pytest.raises(TypeError, match=r"mask: expected the name of a leaf of the batch, such as .*, got True"):
-        mesh = jax.make_mesh((1,), ("data",))
         make_train_step(lambda params, batch, key: None, optax.sgd(0.1), mesh=mesh, mask=True)

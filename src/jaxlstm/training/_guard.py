@@ -31,7 +31,9 @@ class GuardState:
     stop_after: int
 
 
-def skip_nonfinite(optimizer: optax.GradientTransformation, *, stop_after: int = 10) -> optax.GradientTransformation:
+def skip_nonfinite(
+    optimizer: optax.GradientTransformation, *, stop_after: int = 10
+) -> optax.GradientTransformationExtraArgs:
     """Make an optimizer leave params and its own state alone where a gradient holds NaN or infinity.
 
     A carry that the training step hands on stays what it was, too.
@@ -61,17 +63,18 @@ def skip_nonfinite(optimizer: optax.GradientTransformation, *, stop_after: int =
     """
     check_optimizer(optimizer)
     _checks.check_size("stop_after", stop_after)
+    guarded = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> Any:
         names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
         zero = jnp.zeros((), jnp.int32)
         return GuardState(zero, zero, zero, optimizer.init(params), names, int(stop_after))
 
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+    def update(updates: Params, state: Any, params: Params | None = None, **more: Any) -> tuple[Params, Any]:
         leaves = jax.tree.leaves(updates)
         bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves]) if leaves else jnp.zeros(1, bool)
         skip = jnp.any(bad) | (state.in_a_row >= stop_after)
-        after, inner = optimizer.update(updates, state.inner, params)
+        after, inner = guarded.update(updates, state.inner, params, **more)
         # A select, not a product, since 0 * NaN is NaN.
         after = jax.tree.map(lambda leaf: jnp.where(skip, jnp.zeros_like(leaf), leaf), after)
         inner = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.inner, inner)
@@ -85,7 +88,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation, *, stop_after: int =
             stop_after=state.stop_after,
         )
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def skipped(opt_state: Any) -> dict[str, Any]:

@@ -109,7 +109,9 @@ def make_train_step(
         and a dict of arrays to report, ``{}`` for none. Where the state has a carry, ``(params, carry, batch, key) ->
         (loss, (carry, metrics))``, see `CarriedLossFn`: the next step gets the carry that this one returns. The
         gradient ends at the carry.
-      optimizer: the Optax gradient transformation that `init_state` was given.
+      optimizer: the Optax gradient transformation that `init_state` was given. One that looks at the loss, such as
+        `optax.lbfgs`, `optax.polyak_sgd` or `optax.contrib.reduce_on_plateau`, gets it: ``value``, ``grad``, and
+        ``value_fn(params)``, the loss of this batch with this step's key.
       mesh: devices to run on, with an axis "data" that divides batches and optionally an axis "model" that divides
         params. The results are those of one device, up to rounding. A batch that the devices do not divide is refused,
         or with `mask` padded. With several processes, each passes its own part of the batch, all of the same shape. The
@@ -153,11 +155,13 @@ def make_train_step(
     check_mesh(mesh, batch_axis, param_specs, batch_size, mask)
     options = compiler_options_for(compiler_options, mesh)
     loss = partial(_loss, loss_fn)
+    update = optax.with_extra_args_support(optimizer).update  # which some optimizers take, and others drop
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         (value, (carry, reported)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, state, batch)
         with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters by floats
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            more = {"value": value, "grad": gradient, "value_fn": lambda params: loss(params, state, batch)[0]}
+            updates, opt_state = update(gradient, state.opt_state, state.params, **more)
             params = optax.apply_updates(state.params, updates)
             metrics = {"loss": value, "grad_norm": _norm(gradient), **skipped(opt_state), **reported}
             if carry is not None and "skipped" in metrics:  # a carry that is not finite would spoil all later steps
