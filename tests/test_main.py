@@ -309,7 +309,6 @@ def test_weights_of_another_model_are_an_error_that_names_the_tensor(run, tmp_pa
 @pytest.mark.parametrize(
     ("package", "task"),
     [
-        ("aeon.datasets", "vowels"),
         ("mnist1d.data", "mnist1d"),
         ("safetensors", "vowels"),
         ("matplotlib.figure", "vowels"),

@@ -30,6 +30,21 @@ def test_the_data_are_those_published(split, count, shortest, longest):
         assert (sequence[length:] == 0).all()
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_data_are_those_that_aeon_ships(split):
+    datasets = pytest.importorskip("aeon.datasets", reason="compares with the data of the package aeon")
+    sequences, labels = datasets.load_japanese_vowels(split=split)[:2]
+    ours = _vowels.load(split)
+    assert ours.labels.tolist() == [int(label) - 1 for label in labels]
+    for xs, length, theirs in zip(ours.xs, ours.lengths, sequences, strict=True):
+        np.testing.assert_array_equal(xs[:length], theirs.T.astype(np.float32))
+
+
+def test_there_are_two_parts():
+    with pytest.raises(ValueError, match="split: expected 'train' or 'test', got 'all'"):
+        _vowels.load("all")
+
+
 def test_channels_are_standardised_by_the_training_sequences_alone():
     train, test = _vowels.load("train"), _vowels.load("test")
     xs = _vowels._standardise(train, by=train)
