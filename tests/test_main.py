@@ -64,6 +64,7 @@ def test_the_configuration_holds_every_option(run):
     task, directory, _ = run
     config = json.loads((directory / "config.json").read_text())
     assert config.pop("versions").keys() == {"jaxlstm", "jax", "python"}
+    assert config.pop("sums").keys() == {"options", "data"}
     recipe = tasks.Recipe(**config)
     assert (recipe.task, recipe.hidden_size, recipe.steps, recipe.dropout) == (task, 4, 3, 0.2)
     assert config.keys() == {field.name for field in dataclasses.fields(tasks.Recipe)}
@@ -300,7 +301,14 @@ def test_a_damaged_configuration_is_named(run, tmp_path, capsys, change, without
 def test_weights_of_another_model_are_an_error_that_names_the_tensor(run, tmp_path, capsys):
     directory, _ = copy(run, tmp_path)
     config = directory / "config.json"
-    config.write_text(config.read_text().replace('"hidden_size": 4', '"hidden_size": 6'))
+    options = json.loads(config.read_text()) | {"hidden_size": 6}
+    sums = options.pop("sums")
+    config.write_text(json.dumps(options | {"sums": sums}))
+    code, _, err = say(capsys, "evaluate", directory)
+    assert code == 2
+    assert "config.json is damaged: its options have another sum" in err
+    sums["options"] = tasks._run.sum_of({name: value for name, value in options.items() if name != "versions"})
+    config.write_text(json.dumps(options | {"sums": sums}))
     code, _, err = say(capsys, "evaluate", directory)
     assert code == 2
     assert re.search(r"network\.0\S*: expected shape .*(6|24).*, got .*(4|16)", err)

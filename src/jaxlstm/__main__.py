@@ -1,36 +1,69 @@
 """The command line: ``jaxlstm train [TASK] --out DIR``, ``jaxlstm evaluate DIR`` and ``jaxlstm sample DIR``."""
 
+import contextlib
 import dataclasses
 import itertools
 import logging
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from jaxlstm._arguments import DEFAULT_TASK, MistakeError, flag, parser
 
 if TYPE_CHECKING:
     from jaxlstm.tasks import Recipe
 
-MISTAKE, INTERRUPTED = 2, 130  # exit codes
+MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit codes
+LONGEST = 1000  # characters of a sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr.
 
-    SIGTERM, which schedulers send, is no failure once the run is saved: 0, and a sentence that says how to go on.
+    SIGTERM, which schedulers send, is no failure once the run is saved: 0, and a sentence that says how to go on. Where
+    nobody reads the output any more, as behind ``| head``, it ends without a word (141).
     """
     logging.getLogger("jaxlstm").setLevel(logging.ERROR)  # what fit warns of is said here, in one line
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        finally:
+            _write("")
     except MistakeError as error:
         return _say(error, MISTAKE)
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except OSError as error:
+        return _say(f"{error.filename or 'the system'}: {error.strerror or error}", MISTAKE)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return _say("there is not enough memory for this", MISTAKE)
+        raise
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted", INTERRUPTED)
     except _TerminatedError as error:
         return _say(error, 0)
+
+
+def _write(text: str) -> None:
+    """Print this at once. After an error, what else is printed goes nowhere: Python itself would try it again."""
+    try:
+        print(text, end="", flush=True)
+    except UnicodeEncodeError as error:
+        found = ascii(error.object[error.start])
+        raise MistakeError(f"the output's encoding, {error.encoding}, has no character {found}") from error
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise MistakeError(f"the output cannot be written ({error.strerror})") from error
 
 
 class _TerminatedError(Exception):
@@ -48,7 +81,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         match options.pop("command"):
             case "evaluate":
-                print(tasks.evaluate(options["directory"]))
+                _write(f"{tasks.evaluate(options['directory'])}\n")
             case "sample":
                 _sample(tasks, **options)
             case _:
@@ -86,13 +119,14 @@ def _train(
             raise
         stopped = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else _TerminatedError
         sentence = str(error).partition(";")[0]
-        how = f"jaxlstm train --out {out} --resume"
+        how = f"jaxlstm train --out {shlex.quote(str(out))} --resume"
         if num_processes > 1:
-            how += f" --num-processes {num_processes} --coordinator {coordinator} --process-id {process_id}"
+            several = f"--num-processes {num_processes} --coordinator {shlex.quote(str(coordinator))}"
+            how += f" {several} --process-id {process_id}"
         raise stopped(f"{sentence}; to go on: {how}") from error
     if process_id == 0:
-        print(report)
-        print(f"{out} has the weights, metrics and pictures of this run of {time.perf_counter() - began:.0f} s")
+        seconds = time.perf_counter() - began
+        _write(f"{report}\n{out} has the weights, metrics and pictures of this run of {seconds:.0f} s\n")
 
 
 def _connect(num_processes: int, process_id: int, coordinator: str | None) -> None:
@@ -125,7 +159,7 @@ def _sample(tasks: Any, directory: Path, prompt: str, **options: Any) -> None:
         name, _, sentence = str(error).partition(":")
         raise MistakeError(f"{flag(name)}:{sentence}") from error
     for text in itertools.chain([prompt], characters, ["\n"]):
-        print(text, end="", flush=True)
+        _write(text)
 
 
 def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
@@ -141,7 +175,9 @@ def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
 
 
 def _say(sentence: object, code: int) -> int:
-    print(f"jaxlstm: error: {sentence}" if code == MISTAKE else f"jaxlstm: {sentence}", file=sys.stderr)
+    text = str(sentence)
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."  # what was given may be of any length
+    print(f"jaxlstm: error: {text}" if code == MISTAKE else f"jaxlstm: {text}", file=sys.stderr)
     return code
 
 

@@ -429,3 +429,41 @@ def test_without_orbax_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "orbax.checkpoint", None)
     with pytest.raises(ImportError, match=r"checkpoints need Orbax: pip install 'jaxlstm\[checkpoints\]'"):
         run(tmp_path)
+
+
+def test_leaves_without_elements_are_saved_too(tmp_path, capfd):
+    params = {"w": jnp.zeros(3, jnp.float32), "empty": jnp.zeros((0, 4), jnp.bfloat16)}
+    state = init_state(params, OPTIMIZER, jax.random.key(7), carry=CARRY)
+    state = run(tmp_path, steps=2, state=state)
+    restored = Checkpoints(tmp_path / "saved").restore(state)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), restored) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+    np.testing.assert_array_equal(restored.params["w"], state.params["w"])
+    assert not capfd.readouterr().err
+
+
+FULL = """
+import itertools, resource, sys
+import jax, jax.numpy as jnp, optax
+from jaxlstm.training import CheckpointError, Checkpoints, fit, init_state, make_train_step
+
+optimizer = optax.sgd(0.1)
+step = make_train_step(lambda params, batch, key: (jnp.sum((params - batch) ** 2), {}), optimizer)
+state = init_state(jax.random.normal(jax.random.key(0), (300, 300)), optimizer, jax.random.key(0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    fit(step, state, itertools.repeat(1.0), steps=4, checkpoints=Checkpoints(sys.argv[1], every=2), progress=False)
+except CheckpointError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_disk_that_fills_up_in_a_save_is_one_sentence(tmp_path):
+    """Nothing of what Orbax and TensorStore write about it comes beside."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "saved")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    expected = "the checkpoint of step 2 could not be written; there is none before it (File too large)"
+    assert result.stderr == f"{tmp_path / 'saved'}: {expected}\n"
+    assert result.returncode == 1

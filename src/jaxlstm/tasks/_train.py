@@ -83,6 +83,8 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
         first_alone(lambda: _run.refuse_existing(directory), _run.RunError)
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
+    if resume:
+        _run.check_data(directory, recipe, problem.data_sum)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
     step = shared_step(make_train_step(_models.loss(problem, networks), optimizer), problem)
     predict = _models.predictor(problem, networks)
@@ -90,8 +92,8 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
 
     def create() -> None:
         if not resume:
-            _run.create(directory, recipe, jaxlstm.__version__)
-        if problem.vocabulary is not None:
+            _run.create(directory, recipe, jaxlstm.__version__, problem.data_sum)
+        if problem.vocabulary is not None and not (directory / _run.VOCABULARY).exists():
             with _run.errors_of_files(directory):
                 _run.write_vocabulary(directory, problem.vocabulary)
 
@@ -129,10 +131,11 @@ def evaluate(directory: Path) -> str:
     """Load a run's models and compute its test figures again: the lines that `train` returned.
 
     Raises:
-      RunError: if the directory holds no run, or one that is damaged.
+      RunError: if the directory holds no run, or one that is damaged, or if the data are not those it began with.
     """
     recipe = recipe_of(directory)
     problem, networks = _prepare(recipe)
+    _run.check_data(directory, recipe, problem.data_sum)
     models = {}
     for cell, network in networks.items():
         template = jax.eval_shape(_models.init(problem, network), jax.random.key(0))

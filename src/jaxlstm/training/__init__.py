@@ -12,7 +12,7 @@ except ImportError as error:
     raise ImportError(f"jaxlstm.training needs its extra: pip install 'jaxlstm[training]' ({error})") from error
 
 from jaxlstm.training._checkpoints import Checkpoints
-from jaxlstm.training._errors import CheckpointError, Terminated
+from jaxlstm.training._errors import CheckpointError, LogError, Terminated
 from jaxlstm.training._fit import fit
 from jaxlstm.training._guard import skip_nonfinite
 from jaxlstm.training._losses import cross_entropy, masked_mean, squared_error
@@ -23,6 +23,7 @@ __all__ = [
     "CarriedLossFn",
     "CheckpointError",
     "Checkpoints",
+    "LogError",
     "LossFn",
     "StatelessLossFn",
     "Terminated",

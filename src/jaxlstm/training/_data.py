@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm.training._processes import largest
@@ -25,6 +26,7 @@ class Batches:
     def __init__(self, batches: Iterable[Any]) -> None:
         self._iterator = iter(batches)
         self._before: Any = None
+        self._checked = False  # the first batch stands for all
         self._has_state = hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state")
 
     def take(self, count: int) -> Iterator[Any]:
@@ -45,6 +47,9 @@ class Batches:
             if found == _ENDED:
                 self._before = before if batch is not _NONE else None  # what was drawn in vain is drawn again
                 return
+            if not self._checked:
+                _check_arrays(batch)
+                self._checked = True
             yield batch
 
     def position(self) -> Any:
@@ -73,3 +78,15 @@ class Batches:
             return
         state = base64.b64decode(position["bytes"]) if "bytes" in position else position["json"]
         self._iterator.set_state(state)  # type: ignore[attr-defined]
+
+
+def _check_arrays(batch: Any) -> None:
+    """Refuse what JAX could not take, such as tensors of torch, by name."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        numbers = isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
+        if not numbers and not hasattr(leaf, "__jax_array__"):
+            name = f"batches: a batch{jax.tree_util.keystr(path)}"
+            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
+            _checks.reject(
+                name, "an array of NumPy or JAX (of another library's, np.asarray makes one)", kind, TypeError
+            )

@@ -28,3 +28,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, *, state: Any = None) -> None:
         super().__init__(message)
         self.state = state
+
+
+class LogError(ValueError):
+    """The file of a log cannot be gone on with: it is damaged, or has other columns; the message is a sentence."""

@@ -73,6 +73,7 @@ def fit(
 
     Raises:
       ValueError, TypeError: if the batches run out before `steps`, or an option has no meaning.
+      LogError: if the log's file is damaged, or has other columns.
       CheckpointError: if a checkpoint cannot be written, or there is none that fits to resume from; those there stay.
       FloatingPointError: if `skip_nonfinite` found too many gradients in a row that were not finite.
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM.

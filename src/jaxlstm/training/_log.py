@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxlstm import _checks
+from jaxlstm.training._errors import LogError
 from jaxlstm.training._step import Metrics
 
 
@@ -48,7 +49,7 @@ class Log:
 
     def begin(self, step: int, evaluation: Metrics) -> None:
         """What evaluation gives before the first step: a row of its own at step 0, and the names of its columns."""
-        self._evaluated = _flat(evaluation)
+        self._evaluated = _flat("evaluate", evaluation)
         if step == 0:
             self._pending.append((step, {}, self._evaluated))
 
@@ -62,7 +63,7 @@ class Log:
         self.know(metrics)
         self.flush()
         # An evaluation may hold arrays of the state, which the next step takes, so it is read at once.
-        self._pending.append((step, metrics, _flat(evaluation)))
+        self._pending.append((step, metrics, _flat("evaluate", evaluation)))
 
     def flush(self) -> None:
         """Write what was waiting; this waits for its step."""
@@ -70,13 +71,13 @@ class Log:
             step, metrics, evaluation = self._pending.pop(0)
             if "loss" in metrics:
                 self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
-            row = {"step": str(step)} | _flat(metrics) | evaluation
+            row = {"step": str(step)} | _flat("train_step", metrics) | evaluation
             if unknown := [name for name in row if name not in self._columns]:
                 _checks.reject("log", f"the columns of the first step, {self._columns}", f"{unknown} as well")
             self._write([row.get(column, "") for column in self._columns])
 
     def _set_columns(self, metrics: Metrics) -> None:
-        flat = _flat(metrics)
+        flat = _flat("train_step", metrics)
         twice = sorted(flat.keys() & self._evaluated.keys())
         if twice:
             _checks.reject("evaluate", "names that the step's metrics do not have", twice)
@@ -85,13 +86,22 @@ class Log:
         if self._file and self._after:
             self._file.seek(0)
             lines = self._file.readall().splitlines(keepends=True)
-        header = next(csv.reader([lines[0].decode()])) if lines else []
-        if not header:
+        if not lines:
             self._write(self._columns)
-        elif header != self._columns:
-            _checks.reject("log", f"a file with the columns {self._columns}", header)
-        else:
-            self._cut(lines)
+            return
+        header = self._row(0, lines[0])
+        if header != self._columns:
+            raise LogError(f"log: expected {self._path} to have the columns {self._columns}, got {header}")
+        self._cut(lines)
+
+    def _row(self, number: int, line: bytes) -> list[str]:
+        try:
+            row = next(csv.reader([line.decode()]), [])
+        except (ValueError, csv.Error) as error:
+            raise LogError(f"log: {self._path} is damaged: line {number + 1} is no text of a table") from error
+        if not row:
+            raise LogError(f"log: {self._path} is damaged: line {number + 1} is blank")
+        return row
 
     def _write(self, values: Sequence[str]) -> None:
         """A row, on disk when this returns; an error of the system says which file it is of."""
@@ -109,19 +119,28 @@ class Log:
     def _cut(self, lines: Sequence[bytes]) -> None:
         """Leave the rows up to the step that the new ones come after; a last row that lacks its end goes too."""
         end = len(lines[0])
-        for line in lines[1:]:
-            if not line.endswith(b"\n") or int(line.partition(b",")[0]) > self._after:
+        for number, line in enumerate(lines[1:], start=1):
+            if number == len(lines) - 1 and not line.endswith(b"\n"):
+                break
+            step = self._row(number, line)[0]
+            if not step.isdecimal() or len(step) > 18:
+                raise LogError(f"log: {self._path} is damaged: line {number + 1} begins with {step[:40]!r}, not a step")
+            if int(step) > self._after:
                 break
             end += len(line)
         if self._file:
             self._file.truncate(end)
 
 
-def _flat(metrics: Metrics) -> dict[str, str]:
+def _flat(source: str, metrics: Metrics) -> dict[str, str]:
     """One entry a number, in as many digits as its dtype has: arrays of shape [S] become name.0 to name.S-1."""
-    flat = {}
+    flat: dict[str, str] = {}
     for name, value in jax.device_get(metrics).items():
-        flat |= {name + suffix: str(number) for suffix, number in _numbers(value)}
+        for suffix, number in _numbers(value):
+            if name + suffix in ("step", *flat):
+                which = "which the log has already" if name + suffix == "step" else "which two metrics come to"
+                _checks.reject(source, "metrics with columns of their own in the log", f"{name + suffix!r}, {which}")
+            flat[name + suffix] = str(number)
     return flat
 
 

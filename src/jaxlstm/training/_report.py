@@ -3,9 +3,11 @@
 import contextlib
 import os
 from collections.abc import Callable
+from typing import Any
 
 from tqdm import tqdm
 
+from jaxlstm import _checks
 from jaxlstm.training._log import Log
 from jaxlstm.training._processes import is_first
 from jaxlstm.training._state import TrainState
@@ -58,7 +60,7 @@ class Report:
         """Evaluate the state before the first step."""
         if self._evaluate is None:
             return {}
-        evaluation = self._evaluate(state)
+        evaluation = self._evaluated(state)
         self._log.begin(self._first, evaluation)
         return evaluation
 
@@ -67,12 +69,18 @@ class Report:
         self._log.know(metrics)
         every, ends = self._evaluate_every, step == self._last
         due = self._evaluate is not None and (ends or (every is not None and step % every == 0))
-        evaluation = self._evaluate(state) if self._evaluate and due else {}
+        evaluation = self._evaluated(state) if due else {}
         if due or ends or step % self._log_every == 0:
             self._log.add(step, metrics, evaluation)
             self._bar.set_postfix_str(self._log.text, refresh=False)
         self._bar.update()
         return evaluation
+
+    def _evaluated(self, state: TrainState) -> Metrics:
+        found: Any = self._evaluate(state) if self._evaluate else {}
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            _checks.reject("evaluate", "to return a dict with str keys", _checks.describe(found), TypeError)
+        return found
 
     def flush(self) -> None:
         """Write the rows that wait."""

@@ -8,7 +8,11 @@ whole.
 
 import contextlib
 import json
+import logging
+import os
+import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +29,32 @@ from jaxlstm.training._state import TrainState
 from jaxlstm.training._sums import array_sums, record_sum
 
 FORMAT = 2
+LONGEST = 200  # characters of a reason
 STATE, RECORD, DISCARDED = "state", "jaxlstm", "discarded"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Show no traceback of Orbax's and TensorStore's threads, whose errors are raised here as well.
+
+    Orbax logs them. TensorStore hands to `sys.excepthook` that the event loop of a save that failed is closed.
+    """
+    logger, hook = logging.getLogger("absl"), sys.excepthook
+
+    def not_of_orbax(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    def excepthook(kind: Any, error: BaseException, traceback: Any) -> None:
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(kind, error, traceback)
+
+    logger.addFilter(not_of_orbax)
+    sys.excepthook = excepthook
+    try:
+        yield
+    finally:
+        logger.removeFilter(not_of_orbax)
+        sys.excepthook = hook
 
 
 class Storage:
@@ -40,10 +69,12 @@ class Storage:
     def __init__(self, directory: Path, *, keep: int = 1, write: bool = False) -> None:
         self._ocp = _orbax()
         self._directory = directory
-        with _as_sentence(f"{directory} cannot be opened"):
-            self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
         # A look at every record before any is deleted, since only our own are.
         self._scores = _recorded_scores(directory) if write else {}
+        with _as_sentence(f"{directory} cannot be opened"):
+            self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(_quiet())
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
@@ -59,7 +90,7 @@ class Storage:
         leaves = [_raw(leaf) for leaf in jax.tree.leaves(state)]
         record |= {"leaves": _described(state), "sums": _sums(leaves)}
         record["record_sum"] = record_sum(record)
-        arrays = {f"{index:04}": leaf for index, leaf in enumerate(leaves)}
+        arrays = {f"{index:04}": leaf for index, leaf in enumerate(leaves) if leaf.size}  # Orbax takes no empty ones
         items = self._ocp.args.Composite(
             **{STATE: self._ocp.args.StandardSave(arrays), RECORD: self._ocp.args.JsonSave(record)}
         )
@@ -82,8 +113,11 @@ class Storage:
 
     def close(self) -> None:
         """Let go of threads, and of what Orbax may still say of a save that failed."""
-        with contextlib.suppress(Exception) if self._saving is not None else contextlib.nullcontext():
-            self._manager.close()
+        try:
+            with contextlib.suppress(Exception) if self._saving is not None else contextlib.nullcontext():
+                self._manager.close()
+        finally:
+            self._quiet.close()
 
     def restore(self, template: TrainState, step: int) -> TrainState:
         """The state of a step, laid out over devices as the template is.
@@ -95,16 +129,17 @@ class Storage:
         record = read_record(path)
         _check_leaves(path, _described(template), record["leaves"])
         leaves, structure = jax.tree.flatten(template)
-        arrays = {f"{index:04}": _abstract(leaf) for index, leaf in enumerate(leaves)}
+        wanted = {f"{index:04}": _abstract(leaf) for index, leaf in enumerate(leaves)}
         with _as_sentence(f"{path} is damaged"):
-            items = self._ocp.args.Composite(**{STATE: self._ocp.args.StandardRestore(arrays)})
+            stored = {name: leaf for name, leaf in wanted.items() if leaf.size}
+            items = self._ocp.args.Composite(**{STATE: self._ocp.args.StandardRestore(stored)})
             found = self._manager.restore(step, args=items)[STATE]
-        for (name, _), sums, wanted in zip(record["leaves"], _sums(found.values()), record["sums"], strict=True):
-            if sums != wanted:
+        empty = {name: jnp.zeros_like(leaf) for name, leaf in wanted.items() if name not in stored}
+        arrays = [(found | empty)[name] for name in wanted]
+        for (name, _), sums, recorded in zip(record["leaves"], _sums(arrays), record["sums"], strict=True):
+            if sums != recorded:
                 raise CheckpointError(f"{path} is damaged (state{name} has another sum than was written)")
-        return jax.tree.unflatten(
-            structure, [_like(found[name], leaf) for name, leaf in zip(arrays, leaves, strict=True)]
-        )
+        return jax.tree.unflatten(structure, [_like(array, leaf) for array, leaf in zip(arrays, leaves, strict=True)])
 
     def _options(self, keep: int, write: bool) -> Any:
         return self._ocp.CheckpointManagerOptions(
@@ -191,14 +226,23 @@ def _best(scores: dict[int, float | None], steps: Sequence[int]) -> int | None:
 
 @contextlib.contextmanager
 def _as_sentence(sentence: str) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise, of many types, as a CheckpointError with its first line as the reason."""
+    """Whatever Orbax and TensorStore raise, of many types, as a CheckpointError with a reason."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{sentence} ({reason})") from error
+        raise CheckpointError(f"{sentence} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words where it has some; else the first line, as far as it can be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
 
 
 def _sums(leaves: Iterable[jax.Array]) -> list[list[int]]:
