@@ -7,12 +7,12 @@ whole.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,28 +33,11 @@ LONGEST = 200  # characters of a reason
 STATE, RECORD, DISCARDED = "state", "jaxlstm", "discarded"
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Show no traceback of Orbax's and TensorStore's threads, whose errors are raised here as well.
+_LOGGER = logging.getLogger("absl")  # where Orbax's threads write tracebacks of errors that are raised here as well
 
-    Orbax logs them. TensorStore hands to `sys.excepthook` that the event loop of a save that failed is closed.
-    """
-    logger, hook = logging.getLogger("absl"), sys.excepthook
 
-    def not_of_orbax(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
-
-    def excepthook(kind: Any, error: BaseException, traceback: Any) -> None:
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            hook(kind, error, traceback)
-
-    logger.addFilter(not_of_orbax)
-    sys.excepthook = excepthook
-    try:
-        yield
-    finally:
-        logger.removeFilter(not_of_orbax)
-        sys.excepthook = hook
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 class Storage:
@@ -73,8 +56,7 @@ class Storage:
         self._scores = _recorded_scores(directory) if write else {}
         with _as_sentence(f"{directory} cannot be opened"):
             self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
-        self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_quiet())
+        _LOGGER.addFilter(_not_of_orbax)
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
@@ -96,7 +78,16 @@ class Storage:
         )
         self._saving, self._scores[step] = step, score
         with self._saving_errors():
+            self._check_space(sum(leaf.nbytes for leaf in leaves))
             self._manager.save(step, args=items, force=True)
+
+    def _check_space(self, size: int) -> None:
+        """Ask before it is too late: what TensorStore prints of a write that fails cannot be held back."""
+        free = shutil.disk_usage(self._directory).free
+        if free < size:
+            raise OSError(
+                errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size / 1e6:.3g} MB needed, {free / 1e6:.3g} free"
+            )
 
     def wait(self) -> None:
         """Return when all is on disk.
@@ -117,7 +108,7 @@ class Storage:
             with contextlib.suppress(Exception) if self._saving is not None else contextlib.nullcontext():
                 self._manager.close()
         finally:
-            self._quiet.close()
+            _LOGGER.removeFilter(_not_of_orbax)
 
     def restore(self, template: TrainState, step: int) -> TrainState:
         """The state of a step, laid out over devices as the template is.
