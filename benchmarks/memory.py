@@ -23,8 +23,8 @@ import common
 import jaxlstm as jl
 from jaxlstm.tasks import TASKS, Problem, Recipe
 from jaxlstm.tasks._model import init_model
+from jaxlstm.tasks._optimizers import clipped_adam
 from jaxlstm.training import init_state, make_train_step
-from jaxlstm.training._optimizers import clipped_adam
 from memory_rows import ROWS, Criterion, Row
 
 CHUNK = 50  # steps between two looks at what has been solved

@@ -96,8 +96,7 @@ def work(job: dict[str, Any], rounds: int) -> dict[str, Any]:
     from jax.sharding import Mesh
 
     import jaxlstm as jl
-    from jaxlstm.training import init_state, make_train_step
-    from jaxlstm.training._processes import connect
+    from jaxlstm.training import connect, init_state, make_train_step
 
     layout = job["layout"]
     processes = layout.get("processes", 1)

@@ -255,11 +255,20 @@ def test_imports_point_up(module):
         assert module.partition(".")[0] in OUTERMOST, f"{module} has no place in the order of the layers"
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] in ("tasks", "__main__")])
+def test_tasks_and_the_command_line_are_users_like_others(module):
+    """They import public names, each other's, and what makes all messages alike."""
+    own = ("jaxlstm.tasks.", "jaxlstm._arguments", "jaxlstm._checks")
+    names = {name for name in imports(module) if name.startswith("jaxlstm") and not name.startswith(own)}
+    assert not [name for name in names if re.search(r"\._(?!_)", name)]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_who_may_import_what(module):
     package = module.partition(".")[0]
     outside = {name.partition(".")[0] for name in imports(module)}
-    assert package == "training" or not outside & {"optax", "orbax"}
+    assert package in ("training", "tasks") or "optax" not in outside
+    assert package == "training" or not outside & {"orbax", "filelock"}
     assert package in ("linen", "nnx") or "flax" not in outside
     assert package == "interop" or not outside & {"onnx", "safetensors"}
     assert package in OUTERMOST or outside <= {"jaxlstm", "jax", "jaxtyping", "numpy"} | sys.stdlib_module_names

@@ -1,5 +1,6 @@
 """The command line: ``jaxlstm train [TASK] --out DIR``, ``jaxlstm evaluate DIR`` and ``jaxlstm sample DIR``."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -131,7 +132,7 @@ def _train(
 
 def _connect(num_processes: int, process_id: int, coordinator: str | None) -> None:
     """Make this process one of several; every one of them is started with the same command line, but for its number."""
-    from jaxlstm.training._processes import connect, devices_of_each
+    from jaxlstm.training import connect
 
     if num_processes < 1:
         raise MistakeError(f"--num-processes: expected a positive number, got {num_processes}")
@@ -147,8 +148,10 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MistakeError(f"--coordinator: {coordinator} could not be reached ({reason})") from error
-    if len(set(devices_of_each())) != 1:
-        raise MistakeError(f"--num-processes: expected as many devices in each, got {devices_of_each()}")
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) != 1:
+        got = [counts[process] for process in range(num_processes)]
+        raise MistakeError(f"--num-processes: expected as many devices in each, got {got}")
 
 
 def _sample(tasks: Any, directory: Path, prompt: str, **options: Any) -> None:

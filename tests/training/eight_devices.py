@@ -107,6 +107,24 @@ def test_an_optimizer_that_looks_at_the_loss():
     assert_close(two_steps(mesh=mesh(data=4, model=2), batch_axis=AXES, mask="mask"), two_steps())
 
 
+def test_several_seeds_on_a_mesh():
+    def loss_fn(params, carry, batch, key):
+        carry, ys = jl.unroll(CELL, params["cell"], batch, carry)
+        return jnp.mean(ys**2), (carry, {})
+
+    states = [start(CELL.init_carry(PARAMS["cell"], (16,))) for _ in range(2)]
+    states[1] = states[1]._replace(params=jax.tree.map(lambda leaf: leaf / 2, states[1].params))
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    xs = np.stack([make_batch(16)["xs"], 2 * make_batch(16)["xs"]])
+    step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=8), batch_axis=2, seeds=True)
+    together, metrics = step(together, xs)
+    assert together.carry.h.sharding.shard_shape((2, 16, 8)) == (2, 2, 8)
+    for seed, state in enumerate(states):
+        expected, expected_metrics = make_train_step(loss_fn, OPTIMIZER)(state, xs[seed])
+        found = jax.tree.map(lambda leaf, seed=seed: leaf[seed], (together.params, together.carry, metrics))
+        assert_close(found, (expected.params, expected.carry, expected_metrics))
+
+
 def test_a_carried_state_lies_with_its_sequences():
     def loss_fn(params, carry, batch, key):
         carry, predictions = answers(params, batch, carry)

@@ -15,8 +15,7 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxlstm as jl
-from jaxlstm.training import Checkpoints, fit, init_state, make_train_step, squared_error
-from jaxlstm.training._processes import connect
+from jaxlstm.training import Checkpoints, connect, fit, init_state, make_train_step, squared_error
 
 CELL, OPTIMIZER = jl.GRUCell(4), optax.adam(0.1)
 

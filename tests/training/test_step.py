@@ -188,3 +188,22 @@ def test_on_a_gpu_a_step_is_to_be_one_graph(platform, expected, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     assert compiler_options_for(None, None) == expected
     assert compiler_options_for({}, None) == {}
+
+
+def test_seeds_are_trained_as_each_would_be_alone():
+    optimizer = optax.adam(0.1)
+    states = [start(optimizer, {"w": jnp.full(2, float(seed))}, jax.random.key(seed)) for seed in range(3)]
+    batches = jnp.arange(6.0).reshape(3, 2)
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    together, metrics = make_train_step(quadratic, optimizer, seeds=True)(together, batches)
+    assert metrics["loss"].shape == (3,)
+    alone = make_train_step(quadratic, optimizer)
+    for seed, state in enumerate(states):
+        state, expected = alone(state, batches[seed])
+        np.testing.assert_allclose(together.params["w"][seed], state.params["w"], rtol=1e-6)
+        np.testing.assert_allclose(metrics["noise"][seed], expected["noise"], rtol=1e-6)
+
+
+def test_seeds_is_a_flag(without_type_hook):
+    with pytest.raises(TypeError, match="seeds: expected True or False, got 3"):
+        make_train_step(quadratic, optax.sgd(0.1), seeds=3)

@@ -1,9 +1,11 @@
-"""What the tasks on real data share: the order in which sequences are drawn, accuracy, sums of files."""
+"""What tasks share about data: the order in which sequences are drawn, accuracy, sums of files, filling up."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
@@ -30,3 +32,10 @@ def files_sum(paths: Iterable[Path]) -> str:
     for path in paths:
         sums.update(hashlib.sha256(path.read_bytes()).digest())
     return sums.hexdigest()
+
+
+def filled(array: Any, axis: int, size: int) -> Any:
+    """The array with zeros at the end of an axis, up to this size; one of JAX stays one, one of NumPy too."""
+    pad = jnp.pad if isinstance(array, jax.Array) else np.pad
+    missing = size - array.shape[axis]
+    return pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)])

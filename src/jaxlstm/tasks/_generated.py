@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlstm._cell import Cell
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._stack import Stack
+from jaxlstm import Cell, Network, Stack
+from jaxlstm.tasks._data import filled
 from jaxlstm.tasks._model import ModelParams, dropout, linear, output_at_last_step
 from jaxlstm.tasks._task import Problem, Recipe
-from jaxlstm.training._filling import filled
+from jaxlstm.tasks._types import Key
 
 TEST_SEED = 2_000_000_000  # training draws from keys split off its seed's, never from that key itself
 

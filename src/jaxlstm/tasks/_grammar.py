@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxlstm._random import Key
+from jaxlstm.tasks._types import Key
 
 ALPHABET = "BTPSXVE"
 START = "start"

@@ -21,15 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from jaxlstm._cell import Cell
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._stack import Stack
+from jaxlstm import Cell, Network, Stack
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._data import epochs, files_sum
 from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._types import Key
 from jaxlstm.training import masked_mean
 
 KEYS = 88

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlstm._random import Key
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, one_hot, share
 from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._types import Key
 from jaxlstm.training import cross_entropy
 
 TEST_SIZE = 256

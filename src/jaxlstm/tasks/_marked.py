@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlstm._random import Key
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, share
 from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._types import Key
 from jaxlstm.training import squared_error
 
 TEST_SIZE = 2560  # the paper's

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlstm._arrays import affine, select
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._step import Params
+from jaxlstm import Network
+from jaxlstm.tasks._types import Key, Params
 
 
 class HeadParams(NamedTuple):
@@ -43,8 +41,8 @@ def max_pool(ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"]) -> F
     Array([[-1.]], dtype=float32)
     """
     times = jnp.arange(ys.shape[0], dtype=lengths.dtype).reshape(-1, *(1 for _ in lengths.shape))
-    pooled = jnp.max(select(times < lengths[None], ys, jnp.full_like(ys, -jnp.inf)), axis=0)
-    return select(lengths > 0, pooled, jnp.zeros_like(pooled))
+    pooled = jnp.max(jnp.where((times < lengths[None])[..., None], ys, -jnp.inf), axis=0)
+    return jnp.where((lengths > 0)[..., None], pooled, 0)
 
 
 def output_at_last_step(
@@ -71,4 +69,4 @@ def dropout(key: Key | None, h: Float[Array, "..."], rate: float) -> Float[Array
 
 def linear(params: HeadParams, h: Float[Array, "*batch H"]) -> Float[Array, "*batch C"]:
     """h @ w + b."""
-    return affine(h, params.w, params.b)
+    return h @ params.w + jnp.broadcast_to(params.b, (*h.shape[:-1], params.b.shape[-1]))

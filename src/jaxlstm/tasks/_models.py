@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from optax import GradientTransformation
 
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._step import Carry
+from jaxlstm import Network
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._task import CELLS, Problem, Recipe
-from jaxlstm.training import TrainState, init_state
-from jaxlstm.training._optimizers import GradientTransformation
-from jaxlstm.training._step import LossFn
+from jaxlstm.tasks._types import Carry, Key
+from jaxlstm.training import LossFn, TrainState, init_state
 
 Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
 

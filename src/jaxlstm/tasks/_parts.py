@@ -10,21 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlstm.tasks._data import filled
 from jaxlstm.tasks._task import Problem, Recipe
 from jaxlstm.training import TrainState
-from jaxlstm.training._filling import filled
-from jaxlstm.training._mesh import DATA, MeshStep
-from jaxlstm.training._step import TrainStep, compiler_options_for
 
 
-def shared_step(train_step: TrainStep, problem: Problem) -> TrainStep:
-    """One step of every seed's models, jitted."""
-    many = jax.vmap(train_step)
+def layout(problem: Problem) -> dict[str, Any]:
+    """The options of `make_train_step` by which several processes share a run; one process needs none."""
     if jax.process_count() == 1:
-        return jax.jit(many, donate_argnums=0, compiler_options=compiler_options_for(None, None))
+        return {}
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     batch_axis = 1 if problem.initial_carry is None else 2  # [S, B], or [S, T, B]
-    return MeshStep(many, jax.sharding.Mesh(np.array(devices), (DATA,)), batch_axis, None, carry_axis=1)
+    return {"mesh": jax.sharding.Mesh(np.array(devices), ("data",)), "batch_axis": batch_axis}
+
+
+def local(tree: Any) -> Any:
+    """Arrays that every process has whole, as arrays of this one alone: it may compute with them what others do not."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if jax.process_count() > 1 else tree
 
 
 def shared_state(state: TrainState) -> TrainState:

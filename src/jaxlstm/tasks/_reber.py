@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlstm._random import Key
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, one_hot, share
 from jaxlstm.tasks._grammar import ALPHABET, walk
 from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._types import Key
 from jaxlstm.training import cross_entropy
 
 TEST_SIZE = 512

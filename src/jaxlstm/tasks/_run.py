@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from jaxlstm import _checks, interop
-from jaxlstm._step import Params
 from jaxlstm.tasks._task import Recipe
+from jaxlstm.tasks._types import Params
 from jaxlstm.training import CheckpointError, LogError
 
 CONFIG, METRICS, LEARNING_CURVE = "config.json", "metrics.csv", "learning_curve.png"

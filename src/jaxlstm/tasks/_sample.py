@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlstm import _checks
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._step import Carry
+from jaxlstm import Network, _checks
 from jaxlstm.tasks import _text
 from jaxlstm.tasks._model import ModelParams
 from jaxlstm.tasks._text_model import indices, load_text
+from jaxlstm.tasks._types import Carry, Key
 
 
 def sample(

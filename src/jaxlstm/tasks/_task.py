@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlstm import _checks
-from jaxlstm._cell import Cell
-from jaxlstm._init import chrono
-from jaxlstm._network import Network
+from jaxlstm import Cell, Network, _checks, chrono
 from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
 from jaxlstm.tasks._model import ModelParams
 

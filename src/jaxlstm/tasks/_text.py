@@ -24,16 +24,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from jaxlstm._cell import Cell
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._stack import Stack
-from jaxlstm._step import Carry
+from jaxlstm import Cell, Network, Stack
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._data import files_sum
 from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._types import Carry, Key
 from jaxlstm.training import cross_entropy
 
 PLAYS = "shakespeare"  # in place of a file; one of that name is ./shakespeare

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlstm._network import Network
+from jaxlstm import Network
 from jaxlstm.tasks import _run, _text
 from jaxlstm.tasks._model import ModelParams, init_model
 from jaxlstm.tasks._run import RunError

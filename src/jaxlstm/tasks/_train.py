@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import jaxlstm
-from jaxlstm._network import Network
+from jaxlstm import Network
 from jaxlstm.interop import save_params
 from jaxlstm.tasks import (
     _adding,
@@ -27,11 +27,10 @@ from jaxlstm.tasks import (
     _vowels,
 )
 from jaxlstm.tasks._models import Models
-from jaxlstm.tasks._parts import own_batches, shared_state, shared_step
+from jaxlstm.tasks._optimizers import clipped_adam, per_model
+from jaxlstm.tasks._parts import layout, local, own_batches, shared_state
 from jaxlstm.tasks._task import Problem, Recipe, Task
-from jaxlstm.training import Checkpoints, fit, make_train_step
-from jaxlstm.training._optimizers import clipped_adam, per_model
-from jaxlstm.training._processes import first_alone, is_first, local
+from jaxlstm.training import Checkpoints, first_alone, fit, make_train_step
 
 TASKS: dict[str, Task] = {
     task.recipe.task: task
@@ -86,7 +85,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     if resume:
         _run.check_data(directory, recipe, problem.data_sum)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
-    step = shared_step(make_train_step(_models.loss(problem, networks), optimizer), problem)
+    step = make_train_step(_models.loss(problem, networks), optimizer, seeds=True, **layout(problem))
     predict = _models.predictor(problem, networks)
     state = shared_state(_models.initial_state(recipe, problem, networks, optimizer))
 
@@ -113,7 +112,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
             progress=progress,
         )
         predictions = predict(local(state.params))
-        if is_first():
+        if jax.process_index() == 0:
             _draw(recipe, problem, directory, predictions)
     return _report(recipe, problem, predictions)
 
@@ -177,7 +176,7 @@ def _draw(recipe: Recipe, problem: Problem, directory: Path, predictions: Models
 
 def _save(recipe: Recipe, directory: Path, models: Models) -> None:
     """Each model's weights in a file of its own."""
-    if not is_first():
+    if jax.process_index() != 0:
         return
     for cell, stacked in models.items():
         for index, seed in enumerate(recipe.every_seed):

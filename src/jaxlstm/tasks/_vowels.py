@@ -21,16 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from jaxlstm import _checks
-from jaxlstm._cell import Cell
-from jaxlstm._layers import Bidirectional
-from jaxlstm._network import Network
-from jaxlstm._random import Key
-from jaxlstm._stack import Stack
+from jaxlstm import Bidirectional, Cell, Network, Stack, _checks
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._data import accuracy, epochs
 from jaxlstm.tasks._model import ModelParams, dropout, linear, max_pool
 from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._types import Key
 from jaxlstm.training import cross_entropy
 
 SPEAKERS = 9

@@ -16,6 +16,7 @@ from jaxlstm.training._errors import CheckpointError, LogError, Terminated
 from jaxlstm.training._fit import fit
 from jaxlstm.training._guard import skip_nonfinite
 from jaxlstm.training._losses import cross_entropy, masked_mean, squared_error
+from jaxlstm.training._processes import connect, first_alone
 from jaxlstm.training._state import TrainState, init_state
 from jaxlstm.training._step import CarriedLossFn, LossFn, StatelessLossFn, TrainStep, make_train_step
 
@@ -29,7 +30,9 @@ __all__ = [
     "Terminated",
     "TrainState",
     "TrainStep",
+    "connect",
     "cross_entropy",
+    "first_alone",
     "fit",
     "init_state",
     "make_train_step",

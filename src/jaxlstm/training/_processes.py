@@ -1,6 +1,5 @@
 """Several processes that train one model: what they must agree on, and what each has of an array."""
 
-import collections
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +14,20 @@ AGREE_EVERY = 10  # steps; agreeing waits for the devices, and for every process
 
 
 def connect(*, num_processes: int, process_id: int, coordinator: str) -> None:
-    """Make this process one of several; before anything else that JAX does.
+    """Make this process one of several that train one model, before anything else that JAX does.
 
     SIGTERM stays what it was: JAX's notice of preemption would catch it, and a run that is not in `fit` yet live on.
+
+    Args:
+      num_processes: how many there are.
+      process_id: which of them this is, from 0 on.
+      coordinator: HOST:PORT where process 0 listens, the same for all.
+
+    Raises:
+      RuntimeError: of JAX, if the others are not reached.
     """
     jax.distributed.initialize(coordinator, num_processes, process_id)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-
-
-def devices_of_each() -> list[int]:
-    """How many devices each process has."""
-    counts = collections.Counter(device.process_index for device in jax.devices())
-    return [counts[process] for process in range(jax.process_count())]
 
 
 def check_shared(params: Any) -> None:
@@ -56,7 +57,16 @@ def agreed(step: int, stop: int | None, overdue: bool) -> tuple[int | None, bool
 
 
 def first_alone(action: Callable[[], object], error: type[Exception]) -> None:
-    """Let the first process do something while the others wait; the error with which it fails is raised in them all."""
+    """Let the first process do something while the others wait, such as make a directory that all share.
+
+    Args:
+      action: a function without arguments.
+      error: the kind of error that it may fail with, made of one message; then it is raised in all processes.
+
+    >>> from jaxlstm.training import first_alone
+    >>> first_alone(lambda: print("once"), OSError)
+    once
+    """
     failed = None
     if is_first():
         try:
@@ -85,8 +95,3 @@ def largest(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.array([number], np.int32)).max())
-
-
-def local(tree: Any) -> Any:
-    """Replicated arrays as arrays of this process alone, with which it may compute what others do not."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if jax.process_count() > 1 else tree

@@ -96,6 +96,7 @@ def make_train_step(
     param_specs: Specs | None = None,
     batch_size: int | None = None,
     mask: str | None = None,
+    seeds: bool = False,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> TrainStep:
     """Make a jitted training step. It donates the memory of the state that it is given.
@@ -126,6 +127,8 @@ def make_train_step(
         dict, "2" in a tuple, or "inputs.mask" in trees within each other. Batches may then be padded with zero
         sequences, for which this leaf is zero too. The loss has to leave them out by it. (It sees padded shapes, so a
         padded batch draws other random numbers.)
+      seeds: train several models at once, one of each seed: state and batches lead with an axis of them, which
+        `batch_axis` counts, and so do the metrics. (Stack what `init_state` makes, leaf by leaf.)
       compiler_options: as in `jax.jit`. None: on a GPU `jaxlstm.GPU_COMPILER_OPTIONS`, by which the whole step becomes
         one CUDA graph, and none elsewhere; ``{}``: none. Only the outermost jit can have options: where the step is
         called within a jit or vmap of yours, it has none.
@@ -133,8 +136,7 @@ def make_train_step(
     Returns:
       A `TrainStep`, ``train_step(state, batch) -> (state, metrics)``. The metrics are "loss", "grad_norm" (the
       Euclidean norm of g over all params, before the optimizer clips or scales it), "skipped" where `skip_nonfinite`
-      guards the optimizer, and what `loss_fn` reports. Do not use a state after it was passed in. Without a mesh,
-      ``jax.vmap(train_step)`` trains several seeds at once, on a state and batches with a leading axis.
+      guards the optimizer, and what `loss_fn` reports. Do not use a state after it was passed in.
 
     Raises:
       ValueError, TypeError: if an argument, or what `loss_fn` returns, does not fit; the message says how.
@@ -153,6 +155,7 @@ def make_train_step(
     _checks.check_function("loss_fn", loss_fn)
     check_optimizer(optimizer)
     check_mesh(mesh, batch_axis, param_specs, batch_size, mask)
+    _checks.check_flag("seeds", seeds)
     options = compiler_options_for(compiler_options, mesh)
     loss = partial(_loss, loss_fn)
     update = optax.with_extra_args_support(optimizer).update  # which some optimizers take, and others drop
@@ -169,10 +172,11 @@ def make_train_step(
                 carry = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.carry, carry)
         return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key, carry=carry), metrics
 
+    step = jax.vmap(train_step) if seeds else train_step
     if mesh is None:
-        return JittedStep(train_step, options)
-    layout = {"batch_size": batch_size, "mask": mask, "compiler_options": options}
-    return MeshStep(train_step, mesh, batch_axis, param_specs, **layout)
+        return JittedStep(step, options)
+    layout = {"batch_size": batch_size, "mask": mask, "carry_axis": int(seeds), "compiler_options": options}
+    return MeshStep(step, mesh, batch_axis, param_specs, **layout)
 
 
 class JittedStep:
