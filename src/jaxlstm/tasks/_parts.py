@@ -21,7 +21,8 @@ def layout(problem: Problem) -> dict[str, Any]:
         return {}
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     batch_axis = 1 if problem.initial_carry is None else 2  # [S, B], or [S, T, B]
-    return {"mesh": jax.sharding.Mesh(np.array(devices), ("data",)), "batch_axis": batch_axis}
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return {"mesh": mesh, "batch_axis": batch_axis}
 
 
 def local(tree: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from jaxlstm import _checks
@@ -40,7 +40,7 @@ class MeshStep:
         compiler_options: dict[str, Any] | None = None,
     ) -> None:
         # Axes of a type that makes shardings part of an array's type would ask every operation for one.
-        self._mesh = Mesh(mesh.devices, mesh.axis_names)
+        self._mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
         self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
         self._filling = Filling(self._mesh.shape[DATA] // jax.process_count(), batch_size, mask)
 
