@@ -58,7 +58,11 @@ def same(got, want, rtol=1e-9):
 
 
 @each_optimizer
-@pytest.mark.parametrize("guard", [lambda optimizer: optimizer, skip_nonfinite], ids=["plain", "guarded"])
+@pytest.mark.parametrize(
+    "guard",
+    [lambda optimizer: optimizer, pytest.param(skip_nonfinite, marks=pytest.mark.slow)],
+    ids=["plain", "guarded"],
+)
 def test_steps_are_those_of_optax(optimizer, guard):
     guarded = guard(optimizer)
     step, state = make_train_step(loss_fn, guarded), start(guarded)
@@ -100,6 +104,7 @@ def test_several_seeds_at_once(name):
         same(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together.params), alone.params)
 
 
+@pytest.mark.slow
 def test_l_bfgs_needs_fewer_steps_than_adam():
     """A small network on all its data at once: the case that L-BFGS is for."""
 
