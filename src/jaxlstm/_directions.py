@@ -1,7 +1,7 @@
 """The directions of a sequence, forward, backward or both: a loop for each, or one loop for both.
 
-In one loop, the params of both are stacked and the backward one's sequence is flipped, so that a step has one matmul
-and one kernel for the gates, not one of each per direction.
+In one loop, the params of both are stacked and the backward one's sequence is flipped. A step then has one matmul and
+one kernel for the gates, not two of each.
 """
 
 from collections.abc import Callable

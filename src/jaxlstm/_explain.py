@@ -54,7 +54,7 @@ def explain(
       xs: float32[96, 32, 64], computed in float32
       loop: 12 iterations of 8 steps
       inputs: projected before the loop, by one matmul
-      kept for the gradient: 7.86 MB, of each step the carry before it beside ys (1.57 MB) and pre-activations (6.29 MB)
+      kept for the gradient: 7.86 MB, of each step the carry before it except ys (1.57 MB) and pre-activations (6.29 MB)
       matmuls: 0.604 Gflop forward, 1.81 Gflop with the gradient
       loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step
     """
@@ -141,7 +141,7 @@ def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | i
         len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6
         for tree in (leaves, kept.z)
     )
-    before = "the carry before it" + (" beside ys" if put_out is not None else "")
+    before = "the carry before it" + (" except ys" if put_out is not None else "")
     if chunk is True:
         return f"{steps * carry:.3g} MB, of each step {before}; pre-activations are computed again"
     every = before + " ({:.3g} MB) and pre-activations ({:.3g} MB)"

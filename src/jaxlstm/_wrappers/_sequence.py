@@ -1,6 +1,6 @@
 """A call of a recurrent module as Flax makes it: checked under Flax's names, laid time first, run on the core."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -143,6 +143,33 @@ def run_on_core(*runs: CoreRun) -> list[tuple[Any, Array]]:
         project_first=None,
     )
     return [_as_in_flax(*result) for result in zip(runs, after, ys, strict=True)]
+
+
+def run_both(
+    rnns: Sequence[Any],
+    runs_on_core: Callable[[Any, Call], bool],
+    begin: Callable[[int, Call, Steps], CoreRun],
+    inputs: ArrayLike,
+    **options: Any,
+) -> list[tuple[Any, Any]] | None:
+    """The carry and the outputs of a module that runs forward and of one that runs backward; None unless on the core.
+
+    Args:
+      rnns: the modules.
+      runs_on_core: whether the core runs a call of a module.
+      begin: what the core runs for the module of this number.
+      inputs: of both.
+      options: the other fields of `Call`.
+    """
+    calls = [
+        Call(reverse=reverse, feature_axes=rnn.cell.num_feature_axes, **options)
+        for rnn, reverse in zip(rnns, (False, True), strict=True)
+    ]
+    if not all(map(runs_on_core, rnns, calls)):
+        return None
+    steps = time_first(inputs, calls[0])
+    results = run_on_core(*(begin(index, call, steps) for index, call in enumerate(calls)))
+    return [(carry, as_asked(ys, call)) for (carry, ys), call in zip(results, calls, strict=True)]
 
 
 def _as_in_flax(run: CoreRun, after: Carry, ys: Array) -> tuple[Any, Array]:

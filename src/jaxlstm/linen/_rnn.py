@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._wrappers import _scanned
-from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_on_core, time_first
+from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_both, run_on_core, time_first
 from jaxlstm.linen import _cells
 
 
@@ -210,9 +210,15 @@ class Bidirectional(linen.Bidirectional):
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
         keys = (None, None) if init_key is None else jax.random.split(init_key)
         layout = {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
-        both = _both_on_core(
-            (self.forward_rnn, self.backward_rnn), inputs, carries, keys, mask=mask, reset=reset, **layout
-        )
+        rnns = self.forward_rnn, self.backward_rnn
+
+        def begin(index: int, call: Call, steps: Steps) -> CoreRun:
+            carry, _ = rnns[index]._carries(steps, carries[index], keys[index])
+            return rnns[index]._core_run(call, steps, carry)
+
+        both = None
+        if all(type(rnn) is RNN for rnn in rnns):
+            both = run_both(rnns, _runs_on_core, begin, inputs, mask=mask, reset=reset, **layout)
         if both is None:  # other RNNs than ours are called as Flax calls them
             more = layout | {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
             more |= {"return_carry": True}
@@ -223,22 +229,3 @@ class Bidirectional(linen.Bidirectional):
         outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
         return_carry = self.return_carry if return_carry is None else return_carry
         return ((forward, backward), outputs) if return_carry else outputs
-
-
-def _both_on_core(
-    rnns: tuple[Any, Any], inputs: ArrayLike, carries: tuple[Any, Any], keys: Any, **options: Any
-) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
-    """The carry and the outputs of each direction where both are ours and the core runs both, else None."""
-    if any(type(rnn) is not RNN for rnn in rnns):
-        return None
-    calls = [
-        Call(reverse=reverse, feature_axes=rnn.cell.num_feature_axes, **options)
-        for rnn, reverse in zip(rnns, (False, True), strict=True)
-    ]
-    if not all(map(_runs_on_core, rnns, calls)):
-        return None
-    steps = time_first(inputs, calls[0])
-    firsts = [rnn._carries(steps, *more)[0] for rnn, *more in zip(rnns, carries, keys, strict=True)]
-    runs = [rnn._core_run(call, steps, carry) for rnn, call, carry in zip(rnns, calls, firsts, strict=True)]
-    ahead, back = ((carry, as_asked(ys, call)) for (carry, ys), call in zip(run_on_core(*runs), calls, strict=True))
-    return ahead, back

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxlstm import _checks
 from jaxlstm._wrappers import _scanned
-from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_on_core, time_first
+from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_both, run_on_core, time_first
 from jaxlstm.nnx import _cells
 
 # Flax 0.12 moved the scan whose state_axes these modules take.
@@ -230,9 +230,15 @@ class Bidirectional(nnx.Bidirectional):
         rngs = self.rngs if rngs is None else rngs
         rngs = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
         layout = {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
-        both = _both_on_core(
-            (self.forward_rnn, self.backward_rnn), inputs, carries, rngs, mask=mask, reset=reset, **layout
-        )
+        rnns = self.forward_rnn, self.backward_rnn
+
+        def begin(index: int, call: Call, steps: Steps) -> CoreRun:
+            carry, _ = _carries(rnns[index], steps, carries[index], rngs)
+            return _core_run(rnns[index], call, steps, carry)
+
+        both = None
+        if all(type(rnn) is RNN for rnn in rnns):
+            both = run_both(rnns, _runs_on_core, begin, inputs, mask=mask, reset=reset, **layout)
         if both is None:  # other RNNs than ours are called as Flax calls them
             more = layout | {name: value for name, value in (("mask", mask), ("reset", reset)) if value is not None}
             more |= {"return_carry": True, "rngs": rngs}
@@ -243,22 +249,3 @@ class Bidirectional(nnx.Bidirectional):
         outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
         return_carry = self.return_carry if return_carry is None else return_carry
         return ((forward, backward), outputs) if return_carry else outputs
-
-
-def _both_on_core(
-    rnns: tuple[Any, Any], inputs: ArrayLike, carries: tuple[Any, Any], rngs: Any, **options: Any
-) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
-    """The carry and the outputs of each direction where both are ours and the core runs both, else None."""
-    if any(type(rnn) is not RNN for rnn in rnns):
-        return None
-    calls = [
-        Call(reverse=reverse, feature_axes=rnn.cell.num_feature_axes, **options)
-        for rnn, reverse in zip(rnns, (False, True), strict=True)
-    ]
-    if not all(map(_runs_on_core, rnns, calls)):
-        return None
-    steps = time_first(inputs, calls[0])
-    firsts = [_carries(rnn, steps, carry, rngs)[0] for rnn, carry in zip(rnns, carries, strict=True)]
-    runs = [_core_run(rnn, call, steps, carry) for rnn, call, carry in zip(rnns, calls, firsts, strict=True)]
-    ahead, back = ((carry, as_asked(ys, call)) for (carry, ys), call in zip(run_on_core(*runs), calls, strict=True))
-    return ahead, back
