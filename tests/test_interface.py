@@ -236,6 +236,8 @@ ORDER = [
     "_wrappers._cells",
     "_wrappers._sequence",
     "_wrappers._scanned",
+    "_wrappers._uniform",
+    "_wrappers._params",
     "_wrappers._network",
 ]
 OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__", "_arguments"}

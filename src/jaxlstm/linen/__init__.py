@@ -21,6 +21,7 @@ from flax.linen import (
 
 from jaxlstm._layers import last_output
 from jaxlstm.linen._layers import GRU, LSTM, SimpleRNN
+from jaxlstm.linen._recurrent import Recurrent
 from jaxlstm.linen._rnn import RNN, Bidirectional
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MGUCell",
     "OptimizedLSTMCell",
     "RNNCellBase",
+    "Recurrent",
     "SimpleCell",
     "SimpleRNN",
     "last_output",

@@ -14,6 +14,7 @@ from flax.nnx import RNNCellBase
 from jaxlstm._layers import last_output
 from jaxlstm.nnx._cells import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
 from jaxlstm.nnx._layers import GRU, LSTM, SimpleRNN
+from jaxlstm.nnx._recurrent import Recurrent
 from jaxlstm.nnx._rnn import RNN, Bidirectional
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LSTMCell",
     "OptimizedLSTMCell",
     "RNNCellBase",
+    "Recurrent",
     "SimpleCell",
     "SimpleRNN",
     "last_output",

@@ -1,58 +1,82 @@
-"""What `LSTM`, `GRU` and `SimpleRNN` of nnx have in common: their params and call."""
+"""`Recurrent`: any network of the core as an nnx module."""
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
+from jaxlstm._network import Network
 from jaxlstm._random import Key
-from jaxlstm._step import Carry
-from jaxlstm._wrappers import _network
+from jaxlstm._step import Carry, Output
+from jaxlstm._wrappers import _network, _params
 
 
 class Recurrent(nnx.Module):
-    """What the three share. Params are drawn when a module is made; afterwards only dropout needs random numbers."""
+    """Any network of the core as one module: called once, it gives ``(carry, ys)``.
+
+    Params are drawn when the module is made. Afterwards only a network that draws in training needs random numbers.
+
+    Args:
+      network: a cell, such as ``jl.LSTMCell(128)`` or one of your own, or a `Layer`, `Bidirectional` or `Stack`. What
+        is dropped or learned is part of it: ``jl.Stack(..., dropout=0.5)``, `jl.Zoneout`, `jl.LearnedCarry`.
+      in_features: I, the features of the inputs.
+      dtype: of the computation, of ys and of h; None means what inputs and params promote to. Gates and the cell state
+        are computed in at least float32, and c is that.
+      param_dtype: of the params.
+      remat: what to keep for the backward pass, as in `jaxlstm.unroll`.
+      deterministic: whether nothing is drawn; ``model.eval()`` sets it, ``model.train()`` unsets it.
+      partitioning: mesh axes of params by name, as ``{"w_ih": (None, "model"), "w_hh": (None, "model")}``; in every
+        layer and direction, as ``nnx.with_partitioning`` gives them, for ``nnx.get_partition_spec``. From flax 0.12 on
+        params are cut when they are made, so that there has to be a mesh, unless ``nnx.use_eager_sharding(False)``.
+      rngs: for the params; where the network draws in training, a fork of its stream "dropout" is kept.
+
+    The carry is the network's own: `LSTMCarry(h, c)` for one LSTM cell, a tuple of each layer's for a `Stack`, and
+    `BidirectionalCarry(forward, backward)` for both directions.
+
+    Raises:
+      ValueError, TypeError: if an option has no meaning; the message names it.
+
+    >>> from flax import nnx
+    >>> from jaxlstm.nnx import Recurrent
+    >>> policy = Recurrent(jl.Stack(jl.GRUCell(8), jl.LSTMCell(4)), 3, rngs=nnx.Rngs(0))
+    >>> carry, ys = policy(jnp.ones((2, 5, 3)))
+    >>> carry, y = policy.step(policy.init_carry((2,)), jnp.ones((2, 3)), reset=jnp.array([True, False]))
+    >>> ys.shape, y.shape
+    ((2, 5, 4), (2, 4))
+    """
 
     def __init__(
         self,
-        cell: Cell,
+        network: Network | Cell,
         in_features: int,
         *,
-        num_layers: int,
-        bidirectional: bool,
-        dropout: float,
-        recurrent_dropout: float,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        initial_carry: str,
-        remat: bool | int | str | None,
-        deterministic: bool,
-        partitioning: _network.Partitioning | None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        remat: bool | int | str | None = None,
+        deterministic: bool = False,
+        partitioning: _params.Partitioning | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        self.network = _params.as_network(network)
         _checks.check_size("in_features", in_features)
-        _network.check_options(dtype, param_dtype, remat)
-        self.network = _network.build_network(
-            cell,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            initial_carry=initial_carry,
-        )
-        _network.check_partitioning(self.network, partitioning)
+        _network.check_options(dtype=dtype, param_dtype=param_dtype, remat=remat)
+        _checks.check_flag("deterministic", deterministic)
+        _params.check_partitioning(self.network, in_features, partitioning)
+        if not isinstance(rngs, nnx.Rngs):
+            _checks.reject("rngs", "nnx.Rngs, such as nnx.Rngs(0)", _checks.describe(rngs), TypeError)
         self.in_features = in_features
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.remat = remat
         self.deterministic = deterministic
-        for index in range(num_layers):
-            layer = _network.init_layer(self.network, index, rngs.params(), in_features, param_dtype)
-            setattr(self, f"layer_{index}", _Params(_network.partition(layer, partitioning, _with_axes)))
-        if _network.is_random(self.network):
+        for index in range(len(_params.layers_of(self.network))):
+            layer = _params.init_layer(self.network, index, rngs.params(), in_features, param_dtype)
+            setattr(self, f"layer_{index}", _Params(_params.partition(layer, partitioning, _with_axes)))
+        if _params.draws(self.network, in_features):
             self.rngs = rngs.dropout.fork()
 
     def __call__(
@@ -65,7 +89,7 @@ class Recurrent(nnx.Module):
         initial_carry: Carry | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ) -> tuple[tuple[Carry, ...], Float[Array, "*batch T O"]]:
+    ) -> tuple[Carry, Output]:
         """Run the network over the inputs.
 
         Args:
@@ -73,19 +97,17 @@ class Recurrent(nnx.Module):
           seq_lengths: integers ``[*batch]``: only the first steps count.
           mask: bool ``[*batch, T]``: False skips the step.
           reset: bool ``[*batch, T]``: True where a new sequence begins.
-          initial_carry: a carry as this returns it, such as that of the chunk before.
-          deterministic: whether nothing is dropped, in place of the module's own, which ``model.eval()`` sets.
-          rngs: what dropout draws from, in place of the module's own.
+          initial_carry: a carry as this returns it, such as that of the chunk before; None means `init_carry`.
+          deterministic: whether nothing is drawn, in place of the module's own, which ``model.eval()`` sets.
+          rngs: what the network draws from, in place of the module's own.
 
         Returns:
-          ``(carry, ys)``, always: a tuple with each layer's carry, and the outputs ``[*batch, T, O]``, zero in padding.
+          ``(carry, ys)``, always: the network's carry, and the outputs ``[*batch, T, O]``, zero in padding.
 
         Raises:
           ValueError, TypeError: if an argument does not fit; the message names it.
         """
-        _network.check_inputs(inputs, self.in_features)
-        deterministic = self.deterministic if deterministic is None else deterministic
-        drops = _network.is_random(self.network) and not deterministic
+        _network.check_inputs(inputs, "[*batch, T, I]", self.in_features)
         return _network.apply_network(
             self.network,
             _as_dict(self),
@@ -95,11 +117,60 @@ class Recurrent(nnx.Module):
             mask=mask,
             reset=reset,
             initial_carry=initial_carry,
-            key=self._key(rngs) if drops else None,
+            key=self._key(deterministic, rngs),
             remat=self.remat,
         )
 
-    def _key(self, rngs: nnx.Rngs | nnx.RngStream | None) -> Key:
+    def step(
+        self,
+        carry: Carry | None,
+        inputs: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        start: ArrayLike = 0,
+    ) -> tuple[Carry, Output]:
+        """Run one time step: the numbers that a call over the whole sequence computes for that step.
+
+        Args:
+          carry: the carry before the step, as `init_carry`, `step` or a call returns it; None means `init_carry`.
+          inputs: ``[*batch, I]``.
+          mask: bool ``[*batch]``: False skips the step, which holds the carry and gives zeros.
+          reset: bool ``[*batch]``: True starts a new sequence at this step. In a rollout it is `done` of the step
+            before.
+          deterministic: as in a call.
+          rngs: as in a call.
+          start: the absolute time of the step, which random draws depend on, beside the key.
+
+        Returns:
+          ``(carry, y)``: the carry after the step, and the output ``[*batch, O]``.
+
+        Raises:
+          ValueError, TypeError: if an argument does not fit, or a layer runs backward; the message names it.
+        """
+        _network.check_inputs(inputs, "[*batch, I]", self.in_features)
+        options = {"mask": mask, "reset": reset, "key": self._key(deterministic, rngs), "start": start}
+        return _network.step_network(self.network, _as_dict(self), carry, inputs, dtype=self.dtype, **options)
+
+    def init_carry(self, batch_shape: tuple[int, ...] = ()) -> Carry:
+        """The carry before the first step.
+
+        Args:
+          batch_shape: the batch axes of the inputs.
+        """
+        params = _params.from_dict(self.network, self.in_features, _as_dict(self))
+        dtype = self.param_dtype if self.dtype is None else self.dtype
+        return _network.first_carry(self.network, params, batch_shape, dtype)
+
+    def _key(self, deterministic: bool | None, rngs: nnx.Rngs | nnx.RngStream | None) -> Key | None:
+        """A key to draw from in training, if the network draws."""
+        if deterministic is None:
+            deterministic = self.deterministic
+        _checks.check_flag("deterministic", deterministic)
+        if deterministic or not _params.draws(self.network, self.in_features):
+            return None
         stream = self.rngs if rngs is None else rngs
         return stream.dropout() if isinstance(stream, nnx.Rngs) else stream()
 
