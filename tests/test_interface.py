@@ -137,12 +137,22 @@ def signature(name, function=jl):
 
 
 CALL = "self, inputs, *, seq_lengths=None, mask=None, reset=None, initial_carry=None, deterministic=None"
-NETWORK = "num_layers=1, bidirectional=False, *, dropout=0.0, recurrent_dropout=0.0, dtype=None, param_dtype=float32"
+STEP = "self, carry, inputs, *, mask=None, reset=None, deterministic=None"
+NETWORK = "num_layers=1, bidirectional=False, *, dropout=0.0, recurrent_dropout=0.0, initial_carry='zeros'"
+OPTIONS = "dtype=None, param_dtype=float32, remat=None, deterministic=False, partitioning=None, rngs"
 FLAX_SIGNATURES = {
     "linen.LSTM.__call__": CALL,
     "nnx.LSTM.__call__": f"{CALL}, rngs=None",
-    "nnx.LSTM": f"in_features, features, {NETWORK}, initial_carry='zeros', remat=None, deterministic=False, "
-    "partitioning=None, projection=None, forget_bias=1.0, rngs",
+    "nnx.LSTM": f"in_features, features, {NETWORK}, projection=None, forget_bias=1.0, {OPTIONS}",
+    "nnx.Recurrent": f"network, in_features, *, {OPTIONS}",
+    "linen.Recurrent.step": f"{STEP}, start=0",
+    "nnx.Recurrent.step": f"{STEP}, rngs=None, start=0",
+    "linen.Recurrent.init_carry": "self, batch_shape=()",
+    "nnx.Recurrent.init_carry": "self, batch_shape=()",
+    "linen.to_network": "module, variables",
+    "linen.from_network": "network, params, **options",
+    "nnx.to_network": "module",
+    "nnx.from_network": "network, params, *, rngs=None, **options",
     "nnx.GRUCell": "in_features, hidden_features, *, b_hn=False, rngs, **options",
 }
 
@@ -236,9 +246,9 @@ ORDER = [
     "_wrappers._cells",
     "_wrappers._sequence",
     "_wrappers._scanned",
-    "_wrappers._uniform",
     "_wrappers._params",
     "_wrappers._network",
+    "_wrappers._uniform",
 ]
 OUTERMOST = {"training", "interop", "inspect", "tasks", "linen", "nnx", "__main__", "_arguments"}
 MODULES = {

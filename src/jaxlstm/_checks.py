@@ -179,7 +179,7 @@ def length_array(lengths: Any, batch_shape: tuple[int, ...], steps: int, name: s
 
 def like_template(name: str, value: Any, template: Any, why: str) -> Any:
     """`value` as arrays, checked to have the type, structure, shapes and kinds of dtype of `template`."""
-    if type(value) is not type(template):
+    if type(value) is not type(template) and not hasattr(template, "dtype"):  # a template that is one array has one
         reject(name, type(template).__name__, type(value).__name__, TypeError)
     if jax.tree.structure(value) != jax.tree.structure(template):
         reject(name, jax.tree.map(_shape_of, template), jax.tree.map(_shape_of, value))

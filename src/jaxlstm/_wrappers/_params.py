@@ -69,11 +69,21 @@ def from_dict(network: Network, input_size: int, tree: Mapping[str, Any]) -> Par
     return layers if isinstance(network, Stack) else layers[0]
 
 
+def check_params(network: Network, params: Params) -> tuple[int, dict[str, Any]]:
+    """The input size that a network's params are for, and the params as a nested dict."""
+    wanted = template(network, 1)
+    if jax.tree.structure(params) != jax.tree.structure(wanted):
+        _checks.reject("params", f"the structure {jax.tree.structure(wanted)}", jax.tree.structure(params))
+    tree = to_dict(network, params)
+    return find_input_size(network, tree), tree
+
+
 def find_input_size(network: Network, tree: Mapping[str, Any], guess: int | None = None) -> int:
     """The number of input features that params in a nested dict are for, tried first with a guess."""
     shapes = _shapes(tree)
-    sizes = {size for shape in shapes.values() for size in shape if size}
-    for size in (*(() if guess is None else (guess,)), *sorted(sizes)):
+    sizes = {size for shape in shapes.values() for size in shape}
+    sizes |= {one - other for one in sizes for other in sizes}  # where one matrix is for x and h
+    for size in (*(() if guess is None else (guess,)), *sorted(size for size in sizes if size > 0)):
         if _shapes(to_dict(network, template(network, size))) == shapes:
             return size
     wanted = _shapes(to_dict(network, template(network, guess or 1)))

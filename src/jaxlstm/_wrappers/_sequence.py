@@ -37,6 +37,13 @@ class Steps(NamedTuple):
     reset: Bool[Array, "T *batch"] | None
 
 
+def asked(name: str, given: bool | None, own: bool) -> bool:
+    """A flag as a call gives it, or the module's own."""
+    flag = own if given is None else given
+    _checks.check_flag(name, flag)
+    return flag
+
+
 def time_first(inputs: ArrayLike, call: Call) -> Steps:
     """Check the arguments of a call, and lay them time first."""
     inputs = jnp.asarray(inputs)

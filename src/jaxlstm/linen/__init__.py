@@ -20,6 +20,7 @@ from flax.linen import (
 )
 
 from jaxlstm._layers import last_output
+from jaxlstm.linen._conversion import from_network, to_network
 from jaxlstm.linen._layers import GRU, LSTM, SimpleRNN
 from jaxlstm.linen._recurrent import Recurrent
 from jaxlstm.linen._rnn import RNN, Bidirectional
@@ -38,5 +39,7 @@ __all__ = [
     "Recurrent",
     "SimpleCell",
     "SimpleRNN",
+    "from_network",
     "last_output",
+    "to_network",
 ]

@@ -29,6 +29,11 @@ def core_form(cell: linen.RNNCellBase) -> CoreForm | None:
     return _CORE_FORMS.get(type(cell)) if all(map(_is_plain, functions)) else None
 
 
+def starts_at_zero(cell: Any) -> bool:
+    """Whether the cell's carry begins as zeros."""
+    return getattr(cell, "carry_init", None) is linen.initializers.zeros_init()
+
+
 def _is_plain(function: object) -> bool:
     return is_static(function) and not isinstance(function, linen.Module)
 

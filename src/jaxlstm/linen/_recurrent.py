@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen
+from flax.core import FrozenDict
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxlstm import _checks
@@ -31,6 +32,8 @@ class OfNetwork(linen.Module, kw_only=True):
         if self.deterministic is not None:
             _checks.check_flag("deterministic", self.deterministic)
         _params.check_partitioning(self._network(), 1, self.partitioning)
+        if self.partitioning is not None:
+            self.partitioning = FrozenDict(self.partitioning)  # so that the module can be a static argument
         super().__post_init__()
 
     def __call__(

@@ -10,7 +10,17 @@ from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._wrappers import _scanned
-from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_both, run_on_core, time_first
+from jaxlstm._wrappers._sequence import (
+    Call,
+    CoreRun,
+    Steps,
+    as_asked,
+    asked,
+    core_run,
+    run_both,
+    run_on_core,
+    time_first,
+)
 from jaxlstm.linen import _cells
 
 
@@ -31,17 +41,17 @@ class RNN(linen.RNN):
     - With a 16-bit `dtype`, gates and cell state are computed in float32 all the same, and h is 16-bit between steps.
 
     Args:
-      cell: as in Flax; so are all up to `split_rngs`.
+      cell: a cell of linen, Flax's own or any other.
       time_major: inputs are ``[T, *batch, I]``, not ``[*batch, T, I]``.
       return_carry: return ``(carry, outputs)``, the carry of an LSTM being Flax's ``(c, h)``.
       reverse: run from the last step to the first.
       keep_order: with `reverse`, return outputs in the order of the inputs.
       unroll: steps a loop iteration. None: what is best on the platform, as in `jaxlstm.unroll`; 1 for a cell that is
         scanned as in Flax.
-      variable_axes: of ``nn.scan``.
-      variable_broadcast: of ``nn.scan``.
-      variable_carry: of ``nn.scan``.
-      split_rngs: of ``nn.scan``.
+      variable_axes: variable collections that have a value for each step, as in ``nn.scan``; so are the next three.
+      variable_broadcast: collections that all steps share: the params.
+      variable_carry: collections that one step hands to the next.
+      split_rngs: which rngs differ between steps; not that of the params.
       zero_padding: whether outputs in the padding are zero; False scans the cell as in Flax.
       remat: as in `jaxlstm.unroll`, for cells that run on it.
 
@@ -78,14 +88,14 @@ class RNN(linen.RNN):
         Args:
           inputs: ``[*batch, T, *features]``, or time first with `time_major`.
           initial_carry: the carry before the first step; None means ``cell.initialize_carry``.
-          init_key: the key that it is given, ``jax.random.key(0)`` if None.
+          init_key: the key for ``cell.initialize_carry``; None means ``jax.random.key(0)``.
           seq_lengths: integers ``[*batch]``: only the first steps count.
           mask: bool ``[*batch, T]``, or time first: False skips the step.
           reset: bool like `mask`: True where a new sequence begins, from ``cell.initialize_carry``.
-          return_carry: in place of the module's own; so are those that follow.
-          time_major: see above.
-          reverse: see above.
-          keep_order: see above.
+          return_carry: return ``(carry, outputs)``; None, here and below, means as the module says.
+          time_major: whether `inputs`, `mask`, `reset` and the outputs have time first.
+          reverse: run from the last step to the first.
+          keep_order: with `reverse`, return outputs in the order of the inputs.
 
         Returns:
           The outputs, or ``(carry, outputs)``.
@@ -93,13 +103,14 @@ class RNN(linen.RNN):
         Raises:
           ValueError, TypeError: if an argument does not fit; the message names it.
         """
+        return_carry = asked("return_carry", return_carry, self.return_carry)
         call = Call(
             seq_lengths=seq_lengths,
             mask=mask,
             reset=reset,
-            time_major=self.time_major if time_major is None else time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
+            time_major=asked("time_major", time_major, self.time_major),
+            reverse=asked("reverse", reverse, self.reverse),
+            keep_order=asked("keep_order", keep_order, self.keep_order),
             feature_axes=self.cell.num_feature_axes,
         )
         steps = time_first(inputs, call)
@@ -109,7 +120,7 @@ class RNN(linen.RNN):
         else:
             carry, outputs = _scan(self, call, steps, carry, initial)
         outputs = as_asked(outputs, call)
-        return (carry, outputs) if (self.return_carry if return_carry is None else return_carry) else outputs
+        return (carry, outputs) if return_carry else outputs
 
     def _carries(self, steps: Steps, initial_carry: Any, init_key: Array | None) -> tuple[Any, Any]:
         """The carry to begin with, and the cell's own."""
@@ -128,9 +139,13 @@ def _runs_on_core(rnn: RNN, call: Call) -> bool:
     """Whether the core runs this call, and not ``nn.scan``."""
     if not rnn.zero_padding and (call.mask is not None or call.reset is not None):
         _checks.reject("zero_padding", "True where mask or reset is given", False)
-    starts_at_zero = getattr(rnn.cell, "carry_init", None) is linen.initializers.zeros_init()
     pads = rnn.zero_padding or call.seq_lengths is None
-    if _scans_plainly(rnn) and _cells.core_form(rnn.cell) and pads and (call.reset is None or starts_at_zero):
+    if (
+        _scans_plainly(rnn)
+        and _cells.core_form(rnn.cell)
+        and pads
+        and (call.reset is None or _cells.starts_at_zero(rnn.cell))
+    ):
         return True
     if rnn.remat:
         _checks.reject("remat", "None where the cell is scanned as in Flax (see flax.linen.remat)", rnn.remat)
@@ -175,9 +190,9 @@ class Bidirectional(linen.Bidirectional):
     """`flax.linen.Bidirectional` with the same arguments and params, and with `mask` and `reset`.
 
     Args:
-      forward_rnn: an `RNN`; so are all others as in Flax.
-      backward_rnn: another.
-      merge_fn: of the two outputs; it sees zeros in the padding.
+      forward_rnn: the `RNN` that runs forward.
+      backward_rnn: the `RNN` that runs from the last step to the first.
+      merge_fn: a function of the two outputs, which are zero in the padding; by default it lays them side by side.
       time_major: inputs are ``[T, *batch, I]``, not ``[*batch, T, I]``.
       return_carry: return ``((forward carry, backward carry), outputs)``.
 
@@ -205,11 +220,31 @@ class Bidirectional(linen.Bidirectional):
         reverse: bool | None = None,
         keep_order: bool | None = None,
     ) -> Any:
-        """Run both over the inputs; the arguments are those of `RNN`, `reverse` and `keep_order` unused as in Flax."""
+        """Run both over the inputs.
+
+        Args:
+          inputs: ``[*batch, T, *features]``, or time first with `time_major`.
+          initial_carry: the carries before the first step, (forward, backward); None means those of the cells.
+          init_key: a key for both ``cell.initialize_carry``; None means ``jax.random.key(0)``.
+          seq_lengths: integers ``[*batch]``: only the first steps count.
+          mask: bool ``[*batch, T]``, or time first: False skips the step.
+          reset: bool like `mask`: True where a new sequence begins, from ``cell.initialize_carry``.
+          return_carry: return ``((forward carry, backward carry), outputs)``; None means as the module says.
+          time_major: whether `inputs`, `mask`, `reset` and the outputs have time first; None means as the module says.
+          reverse: unused, as in Flax.
+          keep_order: unused, as in Flax.
+
+        Returns:
+          The outputs, or ``((forward carry, backward carry), outputs)``.
+
+        Raises:
+          ValueError, TypeError: if an argument does not fit; the message names it.
+        """
+        return_carry = asked("return_carry", return_carry, self.return_carry)
         carries = (None, None) if initial_carry is None else initial_carry
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
         keys = (None, None) if init_key is None else jax.random.split(init_key)
-        layout = {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
+        layout = {"time_major": asked("time_major", time_major, self.time_major), "seq_lengths": seq_lengths}
         rnns = self.forward_rnn, self.backward_rnn
 
         def begin(index: int, call: Call, steps: Steps) -> CoreRun:
@@ -227,5 +262,4 @@ class Bidirectional(linen.Bidirectional):
             both = ahead, self.backward_rnn(inputs, initial_carry=carries[1], init_key=keys[1], **more)
         (forward, forward_outputs), (backward, backward_outputs) = both
         outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
-        return_carry = self.return_carry if return_carry is None else return_carry
         return ((forward, backward), outputs) if return_carry else outputs

@@ -13,6 +13,7 @@ from flax.nnx import RNNCellBase
 
 from jaxlstm._layers import last_output
 from jaxlstm.nnx._cells import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
+from jaxlstm.nnx._conversion import from_network, to_network
 from jaxlstm.nnx._layers import GRU, LSTM, SimpleRNN
 from jaxlstm.nnx._recurrent import Recurrent
 from jaxlstm.nnx._rnn import RNN, Bidirectional
@@ -29,5 +30,7 @@ __all__ = [
     "Recurrent",
     "SimpleCell",
     "SimpleRNN",
+    "from_network",
     "last_output",
+    "to_network",
 ]

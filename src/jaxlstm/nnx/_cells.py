@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jaxlstm import _checks
 from jaxlstm import cells as core
 from jaxlstm._cell import Cell, RNNCarry
+from jaxlstm._static import Static
 from jaxlstm._step import Params
 from jaxlstm._wrappers._cells import ResidualRNNCell
 from jaxlstm._wrappers._sequence import is_static
@@ -20,6 +21,8 @@ class _ZerosNeedNoKey:
     """For a cell of Flax: `initialize_carry` takes random numbers only if it draws something."""
 
     carry_init: Any
+
+    __getstate__, __setstate__ = Static.__getstate__, Static.__setstate__  # for pickle: functions by name
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
         """The carry before the first step, as in Flax; where it is zeros, `rngs` is not used and may be left out."""
@@ -57,11 +60,12 @@ class GRUCell(_ZerosNeedNoKey, nnx.GRUCell):
     Flax documents b_hn and does not have it, so its cell cannot hold torch's weights.
 
     Args:
-      in_features: I; so are all others as in Flax.
-      hidden_features: H.
+      in_features: I, the features of the inputs.
+      hidden_features: H, the features of h.
       b_hn: whether to have that bias, in a param of this name; without it, params are Flax's.
       rngs: for the params; b_hn draws after them.
-      options: the other arguments of Flax's cell.
+      options: the other arguments of ``flax.nnx.GRUCell``: gate_fn, activation_fn, kernel_init, recurrent_kernel_init,
+        bias_init, dtype, param_dtype, ...
 
     >>> from flax import nnx
     >>> from jaxlstm.nnx import GRUCell

@@ -11,7 +11,7 @@ from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._network import Network
 from jaxlstm._random import Key
-from jaxlstm._step import Carry, Output
+from jaxlstm._step import Carry, Output, Params
 from jaxlstm._wrappers import _network, _params
 
 
@@ -160,9 +160,12 @@ class Recurrent(nnx.Module):
         Args:
           batch_shape: the batch axes of the inputs.
         """
-        params = _params.from_dict(self.network, self.in_features, _as_dict(self))
         dtype = self.param_dtype if self.dtype is None else self.dtype
-        return _network.first_carry(self.network, params, batch_shape, dtype)
+        return _network.first_carry(self.network, self._core_params(), batch_shape, dtype)
+
+    def _core_params(self) -> Params:
+        """The network's params, as the core has them."""
+        return _params.from_dict(self.network, self.in_features, _as_dict(self))
 
     def _key(self, deterministic: bool | None, rngs: nnx.Rngs | nnx.RngStream | None) -> Key | None:
         """A key to draw from in training, if the network draws."""

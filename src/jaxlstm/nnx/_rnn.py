@@ -9,7 +9,17 @@ from jax.typing import ArrayLike
 
 from jaxlstm import _checks
 from jaxlstm._wrappers import _scanned
-from jaxlstm._wrappers._sequence import Call, CoreRun, Steps, as_asked, core_run, run_both, run_on_core, time_first
+from jaxlstm._wrappers._sequence import (
+    Call,
+    CoreRun,
+    Steps,
+    as_asked,
+    asked,
+    core_run,
+    run_both,
+    run_on_core,
+    time_first,
+)
 from jaxlstm.nnx import _cells
 
 # Flax 0.12 moved the scan whose state_axes these modules take.
@@ -33,17 +43,21 @@ class RNN(nnx.RNN):
     - A first carry of zeros takes no random numbers, so ``rngs=False`` leaves the module without any.
     - With a 16-bit `dtype`, gates and cell state are computed in float32 all the same, and h is 16-bit between steps.
 
+    ``nnx.clone`` makes a copy that compiles no more. ``copy.deepcopy`` copies the cells' jitted activations too, as in
+    Flax, so that its copy compiles anew.
+
     Args:
-      cell: as in Flax; so are all up to `rngs`.
+      cell: a cell of nnx: one of `jaxlstm.nnx`, Flax's own, or any other.
       time_major: inputs are ``[T, *batch, I]``, not ``[*batch, T, I]``.
       return_carry: return ``(carry, outputs)``, the carry of an LSTM being Flax's ``(c, h)``.
       reverse: run from the last step to the first.
       keep_order: with `reverse`, return outputs in the order of the inputs.
       unroll: steps a loop iteration. None: what is best on the platform, as in `jaxlstm.unroll`; 1 for a cell that is
         scanned as in Flax.
-      state_axes: of ``nnx.scan``; a cell is then scanned as in Flax.
-      broadcast_rngs: the rngs of the cell that are the same at every step.
-      rngs: what a first carry is drawn from, if it is drawn.
+      state_axes: how ``nnx.scan`` treats the cell's state; if given, the cell is scanned as in Flax. None: all steps
+        share it, and hand on what they change.
+      broadcast_rngs: a filter for the rngs of the cell that are the same at every step.
+      rngs: what a first carry is drawn from, if it is drawn: a ``nnx.Rngs``, True for its default, False for none.
       zero_padding: whether outputs in the padding are zero; False scans the cell as in Flax.
       remat: as in `jaxlstm.unroll`, for cells that run on it.
 
@@ -109,11 +123,11 @@ class RNN(nnx.RNN):
           seq_lengths: integers ``[*batch]``: only the first steps count.
           mask: bool ``[*batch, T]``, or time first: False skips the step.
           reset: bool like `mask`: True where a new sequence begins, from ``cell.initialize_carry``.
-          return_carry: in place of the module's own; so are those that follow.
-          time_major: see above.
-          reverse: see above.
-          keep_order: see above.
-          rngs: see above.
+          return_carry: return ``(carry, outputs)``; None, here and below, means as the module says.
+          time_major: whether `inputs`, `mask`, `reset` and the outputs have time first.
+          reverse: run from the last step to the first.
+          keep_order: with `reverse`, return outputs in the order of the inputs.
+          rngs: what a first carry is drawn from.
 
         Returns:
           The outputs, or ``(carry, outputs)``.
@@ -121,13 +135,14 @@ class RNN(nnx.RNN):
         Raises:
           ValueError, TypeError: if an argument does not fit; the message names it.
         """
+        return_carry = asked("return_carry", return_carry, self.return_carry)
         call = Call(
             seq_lengths=seq_lengths,
             mask=mask,
             reset=reset,
-            time_major=self.time_major if time_major is None else time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
+            time_major=asked("time_major", time_major, self.time_major),
+            reverse=asked("reverse", reverse, self.reverse),
+            keep_order=asked("keep_order", keep_order, self.keep_order),
             feature_axes=self.cell.num_feature_axes,
         )
         steps = time_first(inputs, call)
@@ -137,7 +152,7 @@ class RNN(nnx.RNN):
         else:
             carry, outputs = _scan(self, call, steps, carry, initial)
         outputs = as_asked(outputs, call)
-        return (carry, outputs) if (self.return_carry if return_carry is None else return_carry) else outputs
+        return (carry, outputs) if return_carry else outputs
 
 
 def _carries(rnn: RNN, steps: Steps, initial_carry: Any, rngs: Any) -> tuple[Any, Any]:
@@ -199,6 +214,14 @@ def _scan(rnn: RNN, call: Call, steps: Steps, carry: Any, initial: Any) -> tuple
 class Bidirectional(nnx.Bidirectional):
     """`flax.nnx.Bidirectional` with the same arguments and state, and with `mask` and `reset`.
 
+    Args:
+      forward_rnn: the `RNN` that runs forward.
+      backward_rnn: the `RNN` that runs from the last step to the first.
+      merge_fn: a function of the two outputs, which are zero in the padding; by default it lays them side by side.
+      time_major: inputs are ``[T, *batch, I]``, not ``[*batch, T, I]``.
+      return_carry: return ``((forward carry, backward carry), outputs)``.
+      rngs: what first carries are drawn from, if they are drawn: a ``nnx.Rngs``, True for its default, False for none.
+
     >>> from flax import nnx
     >>> from jaxlstm.nnx import Bidirectional, GRUCell, RNN
     >>> rngs = nnx.Rngs(0)
@@ -224,12 +247,32 @@ class Bidirectional(nnx.Bidirectional):
         reverse: bool | None = None,
         keep_order: bool | None = None,
     ) -> Any:
-        """Run both over the inputs; the arguments are those of `RNN`, `reverse` and `keep_order` unused as in Flax."""
+        """Run both over the inputs.
+
+        Args:
+          inputs: ``[*batch, T, *features]``, or time first with `time_major`.
+          initial_carry: the carries before the first step, (forward, backward); None means those of the cells.
+          rngs: what a first carry is drawn from.
+          seq_lengths: integers ``[*batch]``: only the first steps count.
+          mask: bool ``[*batch, T]``, or time first: False skips the step.
+          reset: bool like `mask`: True where a new sequence begins, from ``cell.initialize_carry``.
+          return_carry: return ``((forward carry, backward carry), outputs)``; None means as the module says.
+          time_major: whether `inputs`, `mask`, `reset` and the outputs have time first; None means as the module says.
+          reverse: unused, as in Flax.
+          keep_order: unused, as in Flax.
+
+        Returns:
+          The outputs, or ``((forward carry, backward carry), outputs)``.
+
+        Raises:
+          ValueError, TypeError: if an argument does not fit; the message names it.
+        """
+        return_carry = asked("return_carry", return_carry, self.return_carry)
         carries = (None, None) if initial_carry is None else initial_carry
         _checks.check_tuple("initial_carry", carries, 2, "forward, backward")
         rngs = self.rngs if rngs is None else rngs
         rngs = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-        layout = {"time_major": self.time_major if time_major is None else time_major, "seq_lengths": seq_lengths}
+        layout = {"time_major": asked("time_major", time_major, self.time_major), "seq_lengths": seq_lengths}
         rnns = self.forward_rnn, self.backward_rnn
 
         def begin(index: int, call: Call, steps: Steps) -> CoreRun:
@@ -247,5 +290,4 @@ class Bidirectional(nnx.Bidirectional):
             both = ahead, self.backward_rnn(inputs, initial_carry=carries[1], **more)
         (forward, forward_outputs), (backward, backward_outputs) = both
         outputs = jax.tree.map(self.merge_fn, forward_outputs, backward_outputs)
-        return_carry = self.return_carry if return_carry is None else return_carry
         return ((forward, backward), outputs) if return_carry else outputs
