@@ -13,10 +13,13 @@ from typing import Any, NamedTuple, assert_type
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
 import jaxlstm as jl
+import jaxlstm.linen
+import jaxlstm.nnx
 from jaxlstm.inspect import trace
 from jaxlstm.training import (
     CarriedLossFn,
@@ -193,6 +196,16 @@ def mistakes(key: Array, x: Array, xs: Array) -> None:
     jl.Layer(lstm, True)  # pyright: ignore[reportCallIssue]
     jl.Stack(4)  # pyright: ignore[reportArgumentType]
     lstm.hidden_size = 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def flax_modules(xs: Array, x: Array, rngs: nnx.Rngs) -> None:
+    lstm = jaxlstm.nnx.LSTM(3, 4, rngs=rngs)
+    assert_type(lstm, jaxlstm.nnx.LSTM)
+    assert_type(lstm(xs), tuple[Any, Array])
+    assert_type(lstm.step(lstm.init_carry((2,)), x, reset=x > 0), tuple[Any, Array])
+    assert_type(jaxlstm.nnx.to_network(lstm), tuple[jl.Network, Any])
+    assert_type(jaxlstm.linen.from_network(*jaxlstm.nnx.to_network(lstm))[0], jaxlstm.linen.Recurrent)
+    jaxlstm.nnx.Recurrent(4, 3, rngs=rngs)  # pyright: ignore[reportArgumentType]
 
 
 def training(network: jl.Network, model: Any, key: Array, batch: Any, batches: list[Any]) -> None:

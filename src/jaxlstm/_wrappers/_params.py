@@ -57,7 +57,7 @@ def from_dict(network: Network, input_size: int, tree: Mapping[str, Any]) -> Par
 
     def read(index: int, layer: Network, path: Any, leaf: Any) -> Any:
         names = (f"layer_{index}", *_names(layer, path))
-        value = functools.reduce(lambda tree, name: tree[name], names, tree)
+        value: Any = functools.reduce(lambda tree, name: tree[name], names, tree)
         if value.shape != leaf.shape:
             _checks.reject("params", f"shape {leaf.shape} for {'/'.join(names)}", value.shape)
         return value

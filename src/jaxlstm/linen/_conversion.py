@@ -82,7 +82,8 @@ def from_network(network: Network | Cell, params: Params, **options: Any) -> tup
     >>> ys.shape
     (2, 5, 8)
     """
-    module = Recurrent(network, **{"param_dtype": compute_dtype(params)} | options)
+    given: dict[str, Any] = {"param_dtype": compute_dtype(params)} | options
+    module = Recurrent(network, **given)
     layers = _params.check_params(module._network(), params)[1]
     partition = {
         name: _params.partition(layer, module.partitioning, linen.Partitioned) for name, layer in layers.items()
