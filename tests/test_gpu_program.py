@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxlstm as jl
+from jaxlstm._wavefront import lowered_for
 
 if find_spec("jax_cuda13_plugin") is None:
     pytest.skip("needs the compiler for GPUs: pip install 'jaxlstm[gpu-program]'", allow_module_level=True)
@@ -71,6 +72,16 @@ def test_two_layers_launch_twice_as_much_as_one():
     assert len(found) == 4
     assert max(found[:2]) <= 2.63
     assert max(found[2:]) <= 3.38
+
+
+@pytest.mark.parametrize(("cell", "megabytes"), [(LSTM, 91), (GRU, 87)])
+def test_four_layers_launch_half_as_much_in_a_wavefront(cell, megabytes):
+    step, shapes = benchmark.training_step(jl.Stack(*[cell] * 4), (B, T, I), jnp.float32, False)
+    with lowered_for("cuda"):
+        wave = benchmark.gpu_program(step, *shapes)
+    assert [loop.trips for loop in wave.loops] == [13, 13]  # 96 + 3 steps, and 5 more, 8 an iteration
+    assert sum(launches_a_step(wave)) <= 11.1  # 23.5 with a loop for each layer of LSTM, 19.5 of GRU
+    assert wave.megabytes < megabytes
 
 
 def test_steps_that_8_does_not_divide():

@@ -231,6 +231,7 @@ ORDER = [
     "cells._regularize",
     "cells",
     "_platform",
+    "_wavefront",
     "_directions",
     "_scan",
     "_tangent",

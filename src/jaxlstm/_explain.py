@@ -16,6 +16,7 @@ from jaxlstm._platform import Choice, choices
 from jaxlstm._scan import leaf_put_out
 from jaxlstm._step import Inputs, Params, masked_step
 from jaxlstm._templates import check_params
+from jaxlstm._wavefront import Wave, lowered_for
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -79,7 +80,8 @@ def explain(
         _checks.check_cell(network, Cell, "network")
         return Layer(network)._apply(params, xs, None, options, run_cell)
 
-    jax.eval_shape(run, params, xs)
+    with lowered_for(platform):
+        jax.eval_shape(run, params, xs)
     return "\n".join(told)
 
 
@@ -92,17 +94,18 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     length = steps if isinstance(chunk, bool) else min(chunk, steps)
     by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), (length, *xs.shape[1:]))
     choice = by_platform.get(platform, by_platform["default"])
-    flops = 2 * steps * math.prod(batch) * sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    flops = 2 * steps * math.prod(batch) * _matrix_sizes(cell, params)
     directions = ["backward" if reverse else "forward" for reverse in options["reverse"]]
     loops = ""
     if len(directions) == 2:
         together = choice.one_loop and _unroll.fit_one_loop(params, carry, xs)
         loops = ", for both directions" if together else ", for each direction"
+    where = "before the loop, by one matmul" if choice.project_first else "in each step"
     lines = [
         f"{cell}, {' and '.join(directions)}, on {platform}",
         f"xs: {_checks.describe(xs)}, computed in {dtype}",
         f"loop: {_loop(steps, length, choice.unroll)}{loops}",
-        "inputs: projected " + ("before the loop, by one matmul" if choice.project_first else "in each step"),
+        f"inputs: projected {where}{'; those of the layers above in each step' * isinstance(cell, Wave)}",
         f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length, choice)}",
         f"matmuls: {flops / 1e9:.3g} Gflop forward, {3 * flops / 1e9:.3g} Gflop with the gradient",
     ]
@@ -112,6 +115,12 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
         which = "loop" if length == steps else "loop of a chunk"
         lines.append(f"{which} in one CUDA graph: {several if choice.unroll > 1 else one}")
     return "\n  ".join(lines)
+
+
+def _matrix_sizes(cell: Cell, params: tuple[Params, ...]) -> int:
+    if isinstance(cell, Wave):
+        params = tuple(cell.layer_params(given, layer) for given in params for layer in range(cell.layers))
+    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
 
 
 def _loop(steps: int, length: int, unroll: int) -> str:

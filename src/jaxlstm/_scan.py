@@ -97,6 +97,7 @@ def _with_outputs(before: Carry, leaf: int | None, first: Carry, ys: Output, rev
         return before
     first_leaves, structure = jax.tree.flatten(first)
     start = first_leaves[leaf][None]
-    moved = jnp.concatenate([ys[1:], start] if reverse else [start, ys[:-1]])
+    (outputs,) = jax.tree.leaves(ys)
+    moved = jnp.concatenate([outputs[1:], start] if reverse else [start, outputs[:-1]])
     leaves = jax.tree.leaves(before)
     return jax.tree.unflatten(structure, [*leaves[:leaf], moved, *leaves[leaf:]])

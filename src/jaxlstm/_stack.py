@@ -15,9 +15,10 @@ from jaxlstm._cell import Cell
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options, RunCell, StepOptions
 from jaxlstm._random import Key, draw_at, split_keys, times
-from jaxlstm._sharding import with_automatic_axes
+from jaxlstm._sharding import spans_devices, with_automatic_axes
 from jaxlstm._step import Carry, Output, Params
-from jaxlstm._unroll import unroll_directions
+from jaxlstm._unroll import unroll_directions, valid_steps
+from jaxlstm._wavefront import is_best, run_layers
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -90,6 +91,12 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         run_cell: RunCell = unroll_directions,
     ) -> tuple[tuple[Any, ...], Output]:
         carries = (None,) * len(self.layers) if carry is None else carry
+        _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
+        _checks.check_tuple("carry", carries, len(self.layers), "one per layer, bottom first")
+        cell = self._cell_of_all(options)
+        if cell is not None and not spans_devices(xs) and is_best(cell, params, xs):
+            valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=options.lengths, mask=options.mask)
+            return run_layers(run_cell, cell, params, xs, carry, valid, **options._asdict())
 
         def run(
             layer: Network, params: Params, xs: Array, carry: Carry | None, key: Key | None
@@ -101,9 +108,19 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
 
         return self._through_layers(params, xs, carries, options.key, run, drop)
 
+    def _cell_of_all(self, options: Options) -> Cell | None:
+        """The cell that all layers have, if all run forward, nothing is drawn, and nothing is reset."""
+        cells = {layer.cell if isinstance(layer, Layer) and not layer.reverse else None for layer in self.layers}
+        (cell, *others) = cells
+        draws = options.key is not None and (self.dropout > 0 or type(cell).draw is not Cell.draw)
+        return None if others or options.reset is not None or draws else cell
+
     def _step(
         self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Array, options: StepOptions
     ) -> tuple[tuple[Any, ...], Output]:
+        _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
+        _checks.check_tuple("carry", carry, len(self.layers), "one per layer, bottom first")
+
         def run(layer: Network, params: Params, x: Array, carry: Carry, key: Key | None) -> tuple[Carry, Output]:
             return layer._step(params, carry, x, options._replace(key=key))
 
@@ -123,8 +140,6 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     ) -> tuple[tuple[Any, ...], Any]:
         """Run each layer on what the layer below gave, with dropout between them: the carries, and the last outputs."""
         depth = len(self.layers)
-        _checks.check_tuple("params", params, depth, "one per layer, bottom first")
-        _checks.check_tuple("carry", carry, depth, "one per layer, bottom first")
         layer_keys, dropout_keys = split_keys(key, depth), split_keys(key, depth, offset=depth)
         outputs, after = inputs, []
         for index, layer in enumerate(self.layers):

@@ -15,13 +15,13 @@ def check_params(cell: Any, params: Any, batch_shape: tuple[int, ...], x: Array,
     """The params as arrays, checked against those that the cell would draw, and the shapes of the carry."""
     input_size = x.shape[-1]
     why = f"for {input_size} input features (the last axis of {name})"
-    template = _params_template(cell, input_size)
+    template = params_template(cell, input_size)
     params = _checks.like_template("params", params, template, why)
     return params, _carry_template(cell, input_size, batch_shape, compute_dtype(params, x.dtype))
 
 
 @functools.lru_cache(maxsize=256)
-def _params_template(cell: Any, input_size: int) -> Any:
+def params_template(cell: Any, input_size: int) -> Any:
     """The shapes of the cell's params. It is kept, since a step-by-step caller asks at every step."""
     template = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
     _check_combine(cell, template, input_size)
@@ -30,7 +30,7 @@ def _params_template(cell: Any, input_size: int) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _carry_template(cell: Any, input_size: int, batch_shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
-    params = _params_template(cell, input_size)
+    params = params_template(cell, input_size)
     return jax.eval_shape(lambda params: cell.init_carry(params, batch_shape, dtype=dtype), params)
 
 

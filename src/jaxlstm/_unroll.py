@@ -21,6 +21,7 @@ from jaxlstm._sharding import match_varying, spans_devices, with_automatic_axes
 from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise
 from jaxlstm._tangent import recurrence
 from jaxlstm._templates import check_params
+from jaxlstm._wavefront import Wave, running_layers
 
 
 def unroll(
@@ -236,8 +237,11 @@ def _begin(
     batch_shape, dtype = xs.shape[1:-1], compute_dtype(params, xs.dtype)
     initial = cell.init_carry(params, batch_shape, dtype=dtype)
     carry = initial if carry is None else cast_like(carry, initial)
-    noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
-    _check_noise(cell, noise, batch_shape)
+    if isinstance(cell, Wave):
+        noise, valid = running_layers(valid, cell.layers), None
+    else:
+        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
+        _check_noise(cell, noise, batch_shape)
     initial, carry = match_varying((initial, carry), params, xs, valid, reset, noise)
     return initial, carry, _prepare(Inputs(xs.astype(dtype), valid, reset, noise), reverse)
 

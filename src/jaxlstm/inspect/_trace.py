@@ -25,6 +25,7 @@ from jaxlstm._sharding import match_varying, with_automatic_axes
 from jaxlstm._stack import Stack
 from jaxlstm._step import Carry, Inputs, Output, Params, apply_reset, draw_noise, preactivations
 from jaxlstm._unroll import unroll, valid_steps
+from jaxlstm._wavefront import lowered_for
 from jaxlstm._wrapper import CellWrapper
 
 
@@ -103,7 +104,8 @@ def trace(
             _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
         xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
         options = Options(lengths, mask, reset, key, start, unroll=None, remat=None, project_first=None)
-        after, _ = network._apply(params, xs, carry, options, run_cell)
+        with lowered_for("cpu"):  # where each layer has a loop of its own
+            after, _ = network._apply(params, xs, carry, options, run_cell)
         return after, _nest(network, iter(traces))
     _checks.check_cell(network, Cell, "network")
     options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse, "key": key, "start": start}
