@@ -74,13 +74,13 @@ def test_two_layers_launch_twice_as_much_as_one():
     assert max(found[2:]) <= 3.38
 
 
-@pytest.mark.parametrize(("cell", "megabytes"), [(LSTM, 91), (GRU, 87)])
+@pytest.mark.parametrize(("cell", "megabytes"), [(LSTM, 112), (GRU, 92)])
 def test_four_layers_launch_half_as_much_in_a_wavefront(cell, megabytes):
     step, shapes = benchmark.training_step(jl.Stack(*[cell] * 4), (B, T, I), jnp.float32, False)
     with lowered_for("cuda"):
         wave = benchmark.gpu_program(step, *shapes)
     assert [loop.trips for loop in wave.loops] == [13, 13]  # 96 + 3 steps, and 5 more, 8 an iteration
-    assert sum(launches_a_step(wave)) <= 11.1  # 23.5 with a loop for each layer of LSTM, 19.5 of GRU
+    assert sum(launches_a_step(wave)) <= 10  # 23.5 with a loop for each layer of LSTM, 19.5 of GRU
     assert wave.megabytes < megabytes
 
 

@@ -184,18 +184,28 @@ def _reads(fn: Callable[[Params], Any], params: Params) -> bool:
 def _params_and_input(
     plan: Plan, packed: bool, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array
 ) -> tuple[Any, tuple[Carry, Output]]:
-    """Part (1) for one step: the tangents in the params and the input, but of `transition` in the matrices alone."""
+    """Part (1) for one step: the tangents in the params and the input, but of `transition` in the matrices alone.
+
+    Those of the carry and the output are None where `transition` and `readout` do not read the params.
+    """
     z, dz = jax.jvp(
         lambda p, x: preactivations(plan.cell, p, kept.before, inputs._replace(x=x)), (params, inputs.x), (dparams, dx)
     )
     z = z if kept.z is None else unpack(kept.z, z)
-    after, dafter = jax.jvp(
-        lambda p: transition(plan.cell, _fill(params, p), z, kept.before, inputs),
-        (_matrices(params),),
-        (_matrices(dparams),),
-    )
-    _, dy = jax.jvp(lambda p: readout(plan.cell, p, after), (params,), (dparams,))
+
+    def of_matrices(matrices: Params) -> Carry:
+        return transition(plan.cell, _fill(params, matrices), z, kept.before, inputs)
+
+    after, dafter = of_matrices(_matrices(params)), None
+    if _reads(of_matrices, _matrices(params)):
+        after, dafter = jax.jvp(of_matrices, (_matrices(params),), (_matrices(dparams),))
+    of_readout = partial(_readout_of, plan.cell, after)
+    dy = jax.jvp(of_readout, (params,), (dparams,))[1] if _reads(of_readout, params) else None
     return pack(dz, inputs.x.ndim - 1) if packed else dz, (dafter, dy)
+
+
+def _readout_of(cell: Any, after: Carry, params: Params) -> Output:
+    return readout(cell, params, after)
 
 
 def _per_sequence(vectors: Params, xs: Array) -> Params:
@@ -239,5 +249,7 @@ def _all_steps(plan: Plan, fn: Callable[..., Any], inputs: Inputs, kept: Kept, d
 
 
 def _add(one: Any, other: Any) -> Any:
-    """The sum of two trees of tangents; those of integers, which a carry may hold, are float0."""
+    """The sum of two trees of tangents, None being zeros; those of integers, which a carry may hold, are float0."""
+    if other is None:
+        return one
     return jax.tree.map(lambda a, b: a if a.dtype == jax.dtypes.float0 else a + b, one, other)

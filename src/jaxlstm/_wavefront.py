@@ -4,7 +4,7 @@ T steps of L layers take T + L - 1 iterations, not L T. Each has one matmul for 
 one for the inputs of the upper layers. To the loop and to the derivative rule, the layers are one cell, `Wave`, whose
 carry has an axis of layers.
 
-On a GPU, four layers then launch half as much a step; two would launch no less. The upper layers' inputs are projected
+On a GPU, four layers then launch less than half as much a step; two would launch no less. The upper layers' inputs are projected
 in the loop, so that large weights would be read more often. Those keep a loop for each layer.
 """
 
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool
 from jaxlstm import _checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
-from jaxlstm._dtypes import carry_dtype
+from jaxlstm._dtypes import carry_dtype, cast_like
 from jaxlstm._random import Key
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params, params_template
@@ -133,8 +133,6 @@ class Wave(Cell[WaveParams, Any]):
         """What depends on the carry: the upper layers' zx, and the zh of all."""
         lower, upper = _layers(params.all, slice(None, -1)), _layers(params.all, slice(1, None))
         below = _each(self.cell.readout)(lower, _at(carry, slice(None, -1)))
-        below = _where(None if running is None else running[..., 1:], below)
-        carry = _where(running, carry)
         return _each(self.cell.project)(upper, below), _each(self.cell.recur)(params.all, carry)
 
     def combine(self, zx: Any, zh: tuple[Any, Any]) -> Any:
@@ -145,7 +143,7 @@ class Wave(Cell[WaveParams, Any]):
 
     def transition(self, params: WaveParams, z: Any, carry: Carry, running: Running = None) -> Carry:
         """The carries of the layers that run, and the others' as they were."""
-        after = _each(self.cell.transition)(params.all, z, _where(running, carry))
+        after = _each(self.cell.transition)(params.all, z, carry)
         return after if running is None else select(running, after, carry)
 
     def readout(self, params: WaveParams, carry: Carry) -> Any:
@@ -198,7 +196,10 @@ def run_layers(
     xs = select(counts, xs, jnp.zeros_like(xs))
     xs, counts = (jnp.pad(leaf, ((0, iterations - steps), *((0, 0),) * (leaf.ndim - 1))) for leaf in (xs, counts))
     more = options | {"lengths": None, "mask": counts, "reset": None, "key": (None,), "reverse": (False,)}
-    (after,), (ys,) = run_cell(Wave(cell, layers), (join_params(params),), xs, (carry,), **more)
+    used = counts.any(0)  # NaN in a carry that no step reads reaches no gradient
+    first = None if carry is None else select(used, carry, jax.tree.map(jnp.zeros_like, carry))
+    (after,), (ys,) = run_cell(Wave(cell, layers), (join_params(params),), xs, (first,), **more)
+    after = after if carry is None else select(used, after, cast_like(carry, after))
     ys = ys[layers - 1 : layers - 1 + steps, ..., -1, :]
     ys = ys if valid is None else select(valid, ys, jnp.zeros_like(ys))
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[..., i, :], after) for i in range(layers)), ys
@@ -217,11 +218,6 @@ def _each(fn: Any) -> Any:
 
 def _layers(params: Params, which: slice | int) -> Params:
     return jax.tree.map(lambda leaf: leaf[which], params)
-
-
-def _where(running: Running, tree: Any) -> Any:
-    """Zeros in place of layers that do not run, so that NaN in a carry that is held reaches no gradient."""
-    return tree if running is None else select(running, tree, jax.tree.map(jnp.zeros_like, tree))
 
 
 def _at(carry: Carry, which: slice) -> Carry:
