@@ -284,10 +284,10 @@ def test_layouts_that_cannot_be_are_named():
 
 def test_checkpoints_go_from_eight_devices_to_one_and_back(alone):
     """The folder comes with a checkpoint of one device's step 1; it goes on with eight, to step 3."""
-    checkpoints = Checkpoints(Path(os.environ["JAXLSTM_TEST_CHECKPOINTS"]))
+    checkpoints = Checkpoints(Path(os.environ["JAXLSTM_TEST_CHECKPOINTS"]), resume=True)
     options = {"batches": [make_batch(16)] * 3, "steps": 3, "progress": False}
     train_step = make_train_step(loss_fn, OPTIMIZER, mesh=mesh(data=4, model=2), batch_axis=AXES)
-    state = fit(train_step, start(), **options, checkpoints=checkpoints, resume=True)
+    state = fit(train_step, start(), **options, checkpoints=checkpoints)
     expected = fit(alone, start(), **options)
     assert checkpoints.steps == (1, 3)
     assert_close(state.params, expected.params)

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxlstm as jl
-from jaxlstm.training import Checkpoints, connect, fit, init_state, make_train_step, squared_error
+from jaxlstm.training import Checkpoints, Log, connect, fit, init_state, make_train_step, squared_error
 
 CELL, OPTIMIZER = jl.GRUCell(4), optax.adam(0.1)
 
@@ -66,8 +66,10 @@ def begin(carried):
 
 def train(process, processes, directory, steps, mesh, resume, carried):
     """The last state, begun or resumed."""
-    checkpoints = Checkpoints(directory / "saved", every=2)
-    options = {"log": directory / "log.csv", "checkpoints": checkpoints, "resume": resume}
+    options = {
+        "log": Log(directory / "log.csv"),
+        "checkpoints": Checkpoints(directory / "saved", every=2, resume=resume),
+    }
     return fit(make_step(mesh), begin(carried), OwnPart(process, processes), steps=steps, progress=False, **options)
 
 

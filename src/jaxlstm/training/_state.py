@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -60,6 +61,11 @@ def init_state(
     return TrainState(
         params=params, opt_state=opt_state, step=jnp.zeros((), jnp.int32), key=copy(key), carry=copy(carry)
     )
+
+
+def step_of(state: TrainState) -> int:
+    """The number of steps taken, the same for all seeds."""
+    return int(np.ravel(state.step)[0])
 
 
 def check_optimizer(optimizer: object) -> None:

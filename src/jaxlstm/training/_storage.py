@@ -51,7 +51,7 @@ class Storage:
 
     def __init__(self, directory: Path, *, keep: int = 1, write: bool = False) -> None:
         self._ocp = _orbax()
-        self._directory = directory
+        self.directory = directory
         # A look at every record before any is deleted, since only our own are.
         self._scores = _recorded_scores(directory) if write else {}
         with _as_sentence(f"{directory} cannot be opened"):
@@ -83,7 +83,7 @@ class Storage:
 
     def _check_space(self, size: int) -> None:
         """Ask before it is too late: what TensorStore prints of a write that fails cannot be held back."""
-        free = shutil.disk_usage(self._directory).free
+        free = shutil.disk_usage(self.directory).free
         if free < size:
             raise OSError(
                 errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size / 1e6:.3g} MB needed, {free / 1e6:.3g} free"
@@ -100,7 +100,7 @@ class Storage:
         if self._saving is not None:
             self._good, self._saving = self._saving, None
         if jax.process_index() == 0:
-            shutil.rmtree(self._directory / DISCARDED, ignore_errors=True)
+            shutil.rmtree(self.directory / DISCARDED, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of threads, and of what Orbax may still say of a save that failed."""
@@ -116,7 +116,7 @@ class Storage:
         Raises:
           CheckpointError: if it is damaged, or is that of another model.
         """
-        path = self._directory / str(step)
+        path = self.directory / str(step)
         record = read_record(path)
         _check_leaves(path, _described(template), record["leaves"])
         leaves, structure = jax.tree.flatten(template)
@@ -143,7 +143,7 @@ class Storage:
     @contextlib.contextmanager
     def _saving_errors(self) -> Iterator[None]:
         last = "there is none before it" if self._good is None else f"the last good one is that of step {self._good}"
-        with _as_sentence(f"{self._directory}: the checkpoint of step {self._saving} could not be written; {last}"):
+        with _as_sentence(f"{self.directory}: the checkpoint of step {self._saving} could not be written; {last}"):
             yield
 
 
