@@ -314,7 +314,7 @@ def test_a_record_that_has_changed_on_disk_is_named(saved):
     record = saved / "saved" / "6" / "jaxlstm" / "metadata"
     content = record.read_text()
     record.write_text(content.replace('"score": null', '"score": 1234'))
-    refused(saved, r"6 is damaged \(its record has another sum than was written\)", resume=True)
+    refused(saved, r"6 is damaged \(the checksum of its record is wrong\)", resume=True)
     record.write_text(content)
     assert run(saved, resume=True).step == 6
 
