@@ -87,7 +87,7 @@ def check_refusals(process, mesh, state):
             step(state, batch)
 
     xs = np.ones((3, 4, 2), np.float32)
-    untrained(r"expected 4 sequences, .* mask= .* got 3 and", xs[:, process:], mesh=mesh, batch_size=8)
+    untrained(r"expected 4 sequences, .*mask=.* got 3 and", xs[:, process:], mesh=mesh, batch_size=8)
     untrained(r"batch: expected the same shapes in every process", xs[process:], mesh=mesh)
     with pytest.raises(ValueError, match="mesh: expected as many devices of each of the 2 processes, got"):
         make_step(Mesh(np.array(jax.local_devices()), ("data",)))

@@ -68,7 +68,7 @@ STOPS = {
 @pytest.mark.parametrize("sequence", STOPS.values(), ids=STOPS)
 def test_too_many_in_a_row_stop_the_training_and_name_the_first_that_went_bad(sequence):
     optimizer = skip_nonfinite(optax.sgd(0.1), stop_after=2)
-    message = r"not finite 2 steps in a row, from step 2; the first that went bad is that of params\['b'\]\['w'\]"
+    message = r"not finite 2 steps in a row, from step 2; the first was that of params\['b'\]\['w'\]"
     with pytest.raises(FloatingPointError, match=message):
         fit(make_train_step(two, optimizer), start(optimizer), batches(*sequence), steps=len(sequence), progress=False)
 

@@ -16,10 +16,10 @@ from jaxlstm import _checks
 from jaxlstm.training._data import Batches
 from jaxlstm.training._errors import CheckpointError
 from jaxlstm.training._lock import only_writer, writer_of
+from jaxlstm.training._loss_fn import Metrics
 from jaxlstm.training._processes import first_alone, gathered
 from jaxlstm.training._record import read_record
 from jaxlstm.training._state import TrainState, step_of
-from jaxlstm.training._step import Metrics
 from jaxlstm.training._storage import Storage, best_step, finished_steps
 
 

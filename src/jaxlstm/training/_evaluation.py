@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from jaxlstm import _checks
+from jaxlstm.training._loss_fn import Metrics
 from jaxlstm.training._state import TrainState
-from jaxlstm.training._step import Metrics
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from jaxlstm.training._data import Batches
 from jaxlstm.training._evaluation import Evaluation
 from jaxlstm.training._guard import Watch, check_guards
 from jaxlstm.training._log import Log
+from jaxlstm.training._loss_fn import Metrics
 from jaxlstm.training._processes import agreed, check_shared
 from jaxlstm.training._report import Report, reporting
 from jaxlstm.training._signals import deferred, ending
 from jaxlstm.training._state import TrainState, step_of
-from jaxlstm.training._step import Metrics, TrainStep
+from jaxlstm.training._step import TrainStep
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm.training._errors import LogError
-from jaxlstm.training._step import Metrics
+from jaxlstm.training._loss_fn import Metrics
 
 
 @dataclass(frozen=True)

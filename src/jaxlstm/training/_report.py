@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from jaxlstm.training._evaluation import Evaluation
 from jaxlstm.training._log import Log, LogFile
+from jaxlstm.training._loss_fn import Metrics
 from jaxlstm.training._processes import is_first
 from jaxlstm.training._state import TrainState
-from jaxlstm.training._step import Metrics
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ def array_sums(array: Array) -> UInt32[Array, "2"]:
 
         sum_k w_k        sum_k (k + 1) w_k        k: the position of the word
 
-    A change of any one bit changes the first, an exchange of two different words the second. The sums do not depend on
-    how the array is divided among devices and processes: each sums its own part.
+    A change of one bit changes the first. An exchange of words usually changes the second. How the array is divided
+    among devices and processes makes no difference: each sums its own part.
 
     >>> from jaxlstm.training._sums import array_sums
     >>> array_sums(jnp.array([5, 7], jnp.uint32))
