@@ -183,7 +183,7 @@ def _reads(fn: Callable[[Params], Any], params: Params) -> bool:
 
 def _params_and_input(
     plan: Plan, packed: bool, params: Params, dparams: Params, inputs: Inputs, kept: Kept, dx: Array
-) -> tuple[Any, tuple[Carry, Output]]:
+) -> tuple[Any, tuple[Carry | None, Any]]:
     """Part (1) for one step: the tangents in the params and the input, but of `transition` in the matrices alone.
 
     Those of the carry and the output are None where `transition` and `readout` do not read the params.

@@ -237,7 +237,7 @@ def _begin(
     batch_shape, dtype = xs.shape[1:-1], compute_dtype(params, xs.dtype)
     initial = cell.init_carry(params, batch_shape, dtype=dtype)
     carry = initial if carry is None else cast_like(carry, initial)
-    if isinstance(cell, Wave):
+    if isinstance(cell, Wave) and valid is not None:
         noise, valid = running_layers(valid, cell.layers), None
     else:
         noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
