@@ -115,7 +115,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         """The cell that all layers have, if all run forward, nothing is drawn, and nothing is reset."""
         cells = {layer.cell if isinstance(layer, Layer) and not layer.reverse else None for layer in self.layers}
         (cell, *others) = cells
-        draws = options.key is not None and (self.dropout > 0 or type(cell).draw is not Cell.draw)
+        draws = options.key is not None and (self.dropout > 0 or getattr(type(cell), "draw", None) is not Cell.draw)
         return None if others or options.reset is not None or draws else cell
 
     def _step(
