@@ -137,6 +137,7 @@ class Writer:
     def __init__(self, options: Checkpoints, storage: Storage) -> None:
         self._options, self._storage = options, storage
         self._last_save = time.monotonic()
+        self.log: dict[str, Any] | None = None  # what the log held at the checkpoint that the run goes on from
 
     def refuse_later(self, step: int) -> None:
         """A run that begins, or goes on from elsewhere, does not write over checkpoints of steps to come."""
@@ -152,7 +153,9 @@ class Writer:
         directory = self._options.directory
         step = _existing(directory, self._storage.steps, None)
         state = self._storage.restore(template, step)
-        batches.go_to(_own(read_record(directory / str(step))["data"], directory), step - first)
+        record = read_record(directory / str(step))
+        self.log = record.get("log")
+        batches.go_to(_own(record["data"], directory), step - first)
         return state
 
     def overdue(self) -> bool:
@@ -165,11 +168,11 @@ class Writer:
         best, every = self._options.best, self._options.every
         return bool(best and evaluation) or (every is not None and step % every == 0)
 
-    def save(self, state: TrainState, step: int, batches: Batches, evaluation: Metrics) -> None:
+    def save(self, state: TrainState, step: int, batches: Batches, evaluation: Metrics, log: Any) -> None:
         """Begin to save, once the save before is done; of a step that has a checkpoint, nothing."""
         if step in self._storage.steps:
             return
-        self._storage.save(state, step, _positions(batches), self._score(evaluation))
+        self._storage.save(state, step, {"data": _positions(batches), "log": log}, self._score(evaluation))
         self._last_save = time.monotonic()
 
     def wait(self) -> None:

@@ -102,6 +102,7 @@ def fit(
             log=log,
             log_every=log_every,
             progress=progress,
+            written=writer.log if writer else None,
             step=step,
             last=last,
         ) as report:
@@ -118,13 +119,13 @@ def fit(
                 if writer and (overdue or writer.due(step, evaluation)):
                     report.flush()
                     check_guards(state.opt_state, step)  # a run that is to stop would stop again wherever it resumes
-                    writer.save(state, step, source, evaluation)
+                    writer.save(state, step, source, evaluation, report.written)
                 if stop:
                     break
             jax.block_until_ready(state)
             check_guards(state.opt_state, step)
         if writer:
-            writer.save(state, step, source, evaluation)
+            writer.save(state, step, source, evaluation, report.written)
             writer.wait()
         if save:
             save(state)

@@ -1,9 +1,11 @@
 """Metrics of a training run as a CSV file."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Sequence
 from io import FileIO, StringIO
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,11 +26,15 @@ class Log:
       path: the file; None keeps only `text`.
       after: the step that the rows come after. 0 begins the file anew; after any other the rows up to it stay, if
         there is a file with the same columns, and those of later steps, which will come again, are cut.
+      written: what `written` was at that step; a file that does not begin with those rows is refused.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, *, after: int) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, *, after: int, written: dict[str, Any] | None = None
+    ) -> None:
         self.text = ""  # the current loss, for a progress bar
-        self._path, self._after = path, after
+        self._path, self._after, self._expected = path, after, written
+        self._bytes, self._sum = 0, hashlib.sha256()
         # Without a buffer: what a full disk had no room for would be tried again on closing.
         self._file: FileIO | None = None
         self._columns: list[str] = []
@@ -37,6 +43,8 @@ class Log:
 
     def __enter__(self) -> "Log":
         if self._path is not None:
+            if self._expected:
+                self._check(Path(self._path), **self._expected)
             self._file = FileIO(self._path, "a+" if self._after else "w")
         return self
 
@@ -46,6 +54,11 @@ class Log:
         finally:
             if self._file:
                 self._file.close()
+
+    @property
+    def written(self) -> dict[str, Any] | None:
+        """How long the file is and the sum of its bytes; None without a file."""
+        return {"size": self._bytes, "sha256": self._sum.hexdigest()} if self._file else None
 
     def begin(self, step: int, evaluation: Metrics) -> None:
         """What evaluation gives before the first step: a row of its own at step 0, and the names of its columns."""
@@ -85,7 +98,8 @@ class Log:
         lines = []
         if self._file and self._after:
             self._file.seek(0)
-            lines = self._file.readall().splitlines(keepends=True)
+            rows = self._file.readall()[: (self._expected or {}).get("size")]  # later ones come again
+            lines = rows.splitlines(keepends=True)
         if not lines:
             self._write(self._columns)
             return
@@ -93,6 +107,13 @@ class Log:
         if header != self._columns:
             raise LogError(f"log: expected {self._path} to have the columns {self._columns}, got {header}")
         self._cut(lines)
+
+    def _check(self, path: Path, *, size: int, sha256: str) -> None:
+        """Refuse a file in which rows that a checkpoint has behind it are missing or changed."""
+        if not path.exists():
+            raise LogError(f"log: {path} is missing; the run has {self._after} steps behind it")
+        if hashlib.sha256(path.read_bytes()[:size]).hexdigest() != sha256:
+            raise LogError(f"log: {path} is damaged: its rows up to step {self._after} are not those that were written")
 
     def _row(self, number: int, line: bytes) -> list[str]:
         try:
@@ -110,11 +131,16 @@ class Log:
         text = StringIO()
         csv.writer(text).writerow(values)
         rest = text.getvalue().encode()
+        self._count(rest)
         while rest:
             try:
                 rest = rest[self._file.write(rest) :]
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def _count(self, written: bytes) -> None:
+        self._bytes += len(written)
+        self._sum.update(written)
 
     def _cut(self, lines: Sequence[bytes]) -> None:
         """Leave the rows up to the step that the new ones come after; a last row that lacks its end goes too."""
@@ -130,6 +156,7 @@ class Log:
             end += len(line)
         if self._file:
             self._file.truncate(end)
+            self._count(b"".join(lines)[:end])
 
 
 def _flat(source: str, metrics: Metrics) -> dict[str, str]:

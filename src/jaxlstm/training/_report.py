@@ -25,6 +25,7 @@ class Report:
       log: as in `fit`.
       log_every: as in `fit`.
       progress: as in `fit`.
+      written: as in `Log`.
       step: that of the state which the run goes on from.
       last: that of the state which it is to end with.
     """
@@ -37,12 +38,13 @@ class Report:
         log: str | os.PathLike[str] | None,
         log_every: int,
         progress: bool,
+        written: dict[str, Any] | None,
         step: int,
         last: int,
     ) -> None:
         self._evaluate, self._evaluate_every, self._log_every = evaluate, evaluate_every, log_every
         self._first, self._last = step, last
-        self._log = Log(log if is_first() else None, after=step)
+        self._log = Log(log if is_first() else None, after=step, written=written)
         self._silent = not (progress and is_first())
         self._open = contextlib.ExitStack()
 
@@ -55,6 +57,11 @@ class Report:
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
+
+    @property
+    def written(self) -> dict[str, Any] | None:
+        """What the log's file holds by now, for a checkpoint."""
+        return self._log.written
 
     def begin(self, state: TrainState) -> Metrics:
         """Evaluate the state before the first step."""

@@ -65,10 +65,10 @@ class Storage:
         """The steps that have a checkpoint, the one that is being saved included."""
         return tuple(sorted(self._manager.all_steps()))
 
-    def save(self, state: TrainState, step: int, data: Any, score: float | None) -> None:
-        """Begin to save; the arrays are copied before this returns, and written by the time of `wait`."""
+    def save(self, state: TrainState, step: int, beside: dict[str, Any], score: float | None) -> None:
+        """Begin to save the state, and what is recorded beside it; arrays are copied before this returns."""
         self.wait()
-        record = {"format": FORMAT, "version": jaxlstm.__version__, "score": score, "data": data}
+        record = {"format": FORMAT, "version": jaxlstm.__version__, "score": score, **beside}
         leaves = [_raw(leaf) for leaf in jax.tree.leaves(state)]
         record |= {"leaves": _described(state), "sums": _sums(leaves)}
         record["record_sum"] = record_sum(record)
