@@ -183,7 +183,7 @@ def test_another_text_is_refused_and_nothing_is_touched(run, copy, capsys):
         before = contents(copy)
         for command in ("resume", "evaluate"):
             code, _, err = say(capsys, *COMMANDS[command](copy))
-            assert_one_line(code, err, f"{book} is not what it was")
+            assert_one_line(code, err, f"{book} has changed since the run")
         assert contents(copy) == before
         assert say(capsys, *COMMANDS["sample"](copy))[0] == 0
     book.write_text(TEXT)
@@ -261,7 +261,7 @@ def test_what_to_type_to_go_on_is_quoted(run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tasks, "train", stop)
     code, _, err = say(capsys, "train", "--out", out)
     assert code == 130
-    assert err.endswith(f"to go on: jaxlstm train --out '{out}' --resume\n")
+    assert err.endswith(f"to continue: jaxlstm train --out '{out}' --resume\n")
 
 
 @pytest.mark.parametrize("temperature", ["0", "1e-39", "1e-45", "1e-30"])
