@@ -176,6 +176,13 @@ def test_files_of_a_run(name, how, commands, copy, capsys, without_type_hook):
     assert {path: after.get(path) for path in before} == before
 
 
+@pytest.mark.parametrize("how", [None, "{"])
+def test_a_resumed_run_writes_a_damaged_vocabulary_again(how, run, copy):
+    spoil(copy / "vocabulary.json", how)
+    assert main(COMMANDS["resume"](str(copy))) == 0
+    assert (copy / "vocabulary.json").read_bytes() == (run / "run" / "vocabulary.json").read_bytes()
+
+
 def test_another_text_is_refused_and_nothing_is_touched(run, copy, capsys):
     book = run / "book.txt"
     for other in (TEXT.replace("quick", "kciuq"), "other " + TEXT):
@@ -220,6 +227,26 @@ def test_a_full_disk_behind_the_output(run):
             process = program(arguments, stdout=full)
             _, err = process.communicate(timeout=120)
             assert_one_line(process.returncode, err, "the output cannot be written (No space left on device)")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_a_save_is_one_line(run, tmp_path):
+    """Of many writes at once, which TensorStore would print of one by one."""
+    code = COMMAND[-1].replace(
+        "import sys;", "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, [2200] * 2);"
+    )
+    command = ["train", "text", "--file", run / "book.txt", "--cell", "lstm", "--out", tmp_path / "run", *TINY]
+    for _ in range(2):
+        process = subprocess.run(
+            [sys.executable, "-c", code, *map(str, command)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert_one_line(process.returncode, process.stderr, "could not be written; ", "(File too large)")
+        shutil.rmtree(tmp_path / "run")
 
 
 def test_a_reader_that_goes_away(run):

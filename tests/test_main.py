@@ -258,6 +258,22 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(arguments, message, tm
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_recipe_that_a_task_cannot_have_is_refused(task, tmp_path, without_type_hook):
+    """Also without the command line. Nothing is written."""
+    recipe, limits = tasks.TASKS[task].recipe, tasks.TASKS[task].limits
+    wrong = {"length": 100, "hold_out": 1, "file": "x"}
+    for name in wrong:
+        value = getattr(recipe, name)
+        values = [wrong[name]] if value is None else [None]
+        if value is not None and name in limits:
+            values += [limits[name][0] - 1, limits[name][1] + 1, 5.0]
+        for value in values:
+            with pytest.raises((ValueError, TypeError), match=f"^{name}: "):
+                tasks.train(dataclasses.replace(recipe, **{name: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     If the reader of stdout is gone, as behind ``| head``, the code is 141 and nothing is printed.
     """
     logging.getLogger("jaxlstm").setLevel(logging.ERROR)  # fit's warnings are printed here, in one line
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     try:
         try:
             return _run(arguments)
@@ -64,6 +66,12 @@ def _write(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise
         raise MistakeError(f"the output cannot be written ({error.strerror})") from error
+
+
+def _unraisable(error: Any) -> None:
+    """Drops what TensorStore's threads print of the other writes after one has failed, which is reported."""
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
 
 
 class _TerminatedError(Exception):
