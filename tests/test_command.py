@@ -283,7 +283,7 @@ def test_what_to_type_to_go_on_is_quoted(run, monkeypatch, tmp_path, capsys):
     out = tmp_path / "a run; rm x"
 
     def stop(*_, **__):
-        raise KeyboardInterrupt("training stopped after step 3; resume=True goes on")
+        raise KeyboardInterrupt("training stopped after step 3; Checkpoints(..., resume=True) continues")
 
     monkeypatch.setattr(tasks, "train", stop)
     code, _, err = say(capsys, "train", "--out", out)

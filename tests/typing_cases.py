@@ -20,6 +20,9 @@ import jaxlstm as jl
 from jaxlstm.inspect import trace
 from jaxlstm.training import (
     CarriedLossFn,
+    Checkpoints,
+    Evaluation,
+    Log,
     LossFn,
     StatelessLossFn,
     TrainState,
@@ -212,6 +215,9 @@ def training(network: jl.Network, model: Any, key: Array, batch: Any, batches: l
     assert_type(state, TrainState)
     assert_type(step(state, batch), tuple[TrainState, dict[str, Any]])
     assert_type(fit(step, state, batches, steps=3), TrainState)
+    evaluation = Evaluation(lambda state: {"largest": jnp.max(state.params["b"])}, every=2)
+    checkpoints = Checkpoints("run", every=2, resume=True)
+    fit(step, state, batches, steps=3, evaluation=evaluation, log=Log("log.csv"), checkpoints=checkpoints)
     fit(jax.jit(step), state, batches, steps=3)
     jax.vmap(step)(state, batch)
 
@@ -230,4 +236,6 @@ def training(network: jl.Network, model: Any, key: Array, batch: Any, batches: l
     make_train_step(lambda params, batch, key: jnp.sum(params), optimizer)  # pyright: ignore[reportArgumentType]
     make_train_step(lambda params, batch, key: (1.0, {}), optimizer)  # pyright: ignore[reportArgumentType]
     make_train_step(loss_fn, 0.1)  # pyright: ignore[reportArgumentType]
+    fit(step, state, batches, steps=3, log="log.csv")  # pyright: ignore[reportArgumentType]
+    fit(step, state, batches, steps=3, evaluation=lambda state: {})  # pyright: ignore[reportArgumentType]
     fit(loss_fn, state, batches, steps=3)  # pyright: ignore[reportArgumentType]

@@ -5,6 +5,7 @@ static, so they cost nothing under jit. The few that need values run only where 
 """
 
 import numbers
+import os
 from collections.abc import Hashable
 from typing import Any, NoReturn
 
@@ -62,10 +63,21 @@ def check_bias(bias: object, forget_bias: float, b_init: object) -> None:
         reject("forget_bias", "its default where b_init is given or bias=False", forget_bias)
 
 
-def check_function(name: str, value: object) -> None:
-    """A static option that is a function; it must be hashable, since a cell can be a static argument of jit."""
+def check_callable(name: str, value: object) -> None:
+    """A function, or anything else that can be called."""
     if not callable(value):
         reject(name, "a function", describe(value), TypeError)
+
+
+def check_path(name: str, value: object) -> None:
+    """The path of a file or a folder; an int would be an open file's descriptor."""
+    if not isinstance(value, (str, os.PathLike)):
+        reject(name, "a path (a str or a pathlib.Path)", describe(value), TypeError)
+
+
+def check_function(name: str, value: object) -> None:
+    """A static option that is a function; it must be hashable, since a cell can be a static argument of jit."""
+    check_callable(name, value)
     if not isinstance(value, Hashable):
         reject(name, "a hashable function", describe(value), TypeError)
 

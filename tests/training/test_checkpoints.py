@@ -1,6 +1,7 @@
 """Checkpoints: what they hold, when they are made, which are kept, and every way in which one cannot be had."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -22,6 +23,8 @@ import pytest
 from jaxlstm.training import (
     CheckpointError,
     Checkpoints,
+    Evaluation,
+    Log,
     LogError,
     Terminated,
     _storage,
@@ -52,10 +55,11 @@ def data():
 
 
 def run(directory, steps=6, state=None, batches=None, **options):
-    checkpoints = Checkpoints(directory / "saved", **{"every": 2, **options.pop("where", {})})
+    where = {"every": 2, "resume": options.pop("resume", False), **options.pop("where", {})}
+    checkpoints = Checkpoints(directory / "saved", **where)
     batches = data() if batches is None else batches
     state = fresh() if state is None else state
-    options = {"progress": False, "log": directory / "log.csv", "checkpoints": checkpoints, **options}
+    options = {"progress": False, "log": Log(directory / "log.csv"), "checkpoints": checkpoints, **options}
     return fit(TRAIN_STEP, state, batches, steps=steps, **options)
 
 
@@ -150,22 +154,21 @@ def test_without_a_state_there_must_be_as_many_batches_as_were_drawn(saved):
 
 def test_a_run_at_its_end_stays_as_it_is_and_one_beyond_is_refused(whole, saved):
     assert_same(run(saved, resume=True), whole[1])
-    with pytest.raises(ValueError, match="steps: expected at least the 6 that the checkpoint has behind it, got 5"):
+    with pytest.raises(ValueError, match="steps: expected at least 6, which the checkpoint already has, got 5"):
         run(saved, steps=5, resume=True)
 
 
 def test_the_latest_are_kept_and_the_best(tmp_path):
     scores = iter([9.0, 5.0, 3.0, 4.0, np.nan, 6.0, 7.0, 8.0])
     where = {"every": None, "keep": 2, "best": "score"}
-    run(tmp_path, 7, where=where, evaluate=lambda state: {"score": next(scores)}, evaluate_every=1)
+    run(tmp_path, 7, where=where, evaluation=Evaluation(lambda state: {"score": next(scores)}, every=1))
     checkpoints = Checkpoints(tmp_path / "saved")
     assert checkpoints.steps == (2, 6, 7)
     assert checkpoints.best_step == 2
-    with pytest.raises(ValueError, match=r"best: expected one of the figures of evaluate, \['other'\], got 'score'"):
-        run(tmp_path, 8, log=None, resume=True, where=where, evaluate=lambda state: {"other": 1})
-    with pytest.raises(
-        ValueError, match="evaluate: expected a function, since the checkpoints ask for the best 'score'"
-    ):
+    message = r"best: expected the name of one of the evaluation's results, \['other'\], got 'score'"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, 8, log=None, resume=True, where=where, evaluation=Evaluation(lambda state: {"other": 1}))
+    with pytest.raises(ValueError, match="evaluation: expected an Evaluation, for the checkpoints' best='score'"):
         run(tmp_path, 8, log=None, resume=True, where=where)
 
 
@@ -183,9 +186,8 @@ def test_a_signal_finishes_the_step_and_saves(whole, tmp_path, number, error):
             yield batch
 
     before = signal.getsignal(number)
-    with pytest.raises(
-        error, match=r"stopped after step 3; resume=True goes on from its checkpoint in .*saved$"
-    ) as stopped:
+    how = r"Checkpoints\(..., resume=True\) continues from its checkpoint in .*saved$"
+    with pytest.raises(error, match=f"stopped after step 3; {how}") as stopped:
         run(tmp_path, batches=batches())
     assert signal.getsignal(number) is before
     assert getattr(stopped.value, "code", 0) == 0
@@ -209,14 +211,15 @@ fit(step, state, batches(), steps=9, checkpoints=Checkpoints({str(tmp_path)!r}),
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0
-    sentence = f"training stopped after step 2; resume=True goes on from its checkpoint in {tmp_path}"
+    how = f"Checkpoints(..., resume=True) continues from its checkpoint in {tmp_path}"
+    sentence = f"training stopped after step 2; {how}"
     assert re.fullmatch(rf"(WARNING:[\w.]+:)?{re.escape(sentence)}\n", result.stderr)
     assert Checkpoints(tmp_path).steps == (2,)
 
 
 def test_the_best_is_found_while_another_process_removes_old_ones(tmp_path, monkeypatch):
     where = {"best": "score"}
-    run(tmp_path, where=where, evaluate=lambda state: {"score": float(state.step)}, evaluate_every=2)  # 2, 4, 6
+    run(tmp_path, where=where, evaluation=Evaluation(lambda state: {"score": float(state.step)}, every=2))  # 2, 4, 6
     checkpoints = Checkpoints(tmp_path / "saved", **where)
     read_record = _storage.read_record
 
@@ -244,7 +247,7 @@ def contents(directory):
 
 
 def test_a_run_begun_anew_does_not_write_over_checkpoints(saved):
-    refused(saved, "saved already holds a checkpoint of step 6; resume it, or choose another directory")
+    refused(saved, "saved already holds a checkpoint of step 6; resume from it, or choose another directory")
 
 
 def test_a_missing_checkpoint(tmp_path):
@@ -333,7 +336,7 @@ def test_a_record_that_has_changed_on_disk_is_named(saved):
     record = saved / "saved" / "6" / "jaxlstm" / "metadata"
     content = record.read_text()
     record.write_text(content.replace('"score": null', '"score": 1234'))
-    refused(saved, r"6 is damaged \(its record has another sum than was written\)", resume=True)
+    refused(saved, r"6 is damaged \(the checksum of its record is wrong\)", resume=True)
     record.write_text(content)
     assert run(saved, resume=True).step == 6
 
@@ -450,9 +453,19 @@ def test_options_without_meaning_are_named(tmp_path, options, error, message):
         Checkpoints(tmp_path, **options)
 
 
-def test_resume_needs_to_know_from_where():
-    with pytest.raises(ValueError, match="checkpoints: expected the Checkpoints to resume from, got None"):
-        fit(TRAIN_STEP, fresh(), data(), steps=1, resume=True)
+def test_the_folder_is_the_one_that_was_meant(whole, monkeypatch):
+    """Whatever directory the process changes to later."""
+    monkeypatch.chdir(whole[0])
+    checkpoints = Checkpoints("saved")
+    monkeypatch.chdir("/")
+    assert checkpoints.steps == (2, 4, 6)
+    assert dataclasses.replace(checkpoints, resume=True).directory == whole[0] / "saved"
+
+
+def test_a_best_that_later_evaluations_lack_is_named(tmp_path):
+    evaluation = Evaluation(lambda state: {"other": 1} if state.step else {"score": 1, "other": 1}, every=2)
+    with pytest.raises(ValueError, match=r"best: expected the name of one of .* results, \['other'\], got 'score'"):
+        run(tmp_path, log=None, where={"best": "score"}, evaluation=evaluation)
 
 
 def test_without_orbax_it_says_what_to_install(monkeypatch, tmp_path):

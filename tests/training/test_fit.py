@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlstm.training import Checkpoints, LogError, Terminated, fit, init_state, make_train_step
+from jaxlstm.training import Checkpoints, Evaluation, Log, LogError, Terminated, fit, init_state, make_train_step
 
 OPTIMIZER = optax.sgd(0.1)
 ONES = itertools.repeat(1.0)
@@ -48,7 +48,7 @@ def test_it_takes_as_many_steps_and_batches_as_asked(train_step, state):
 
 
 def test_the_log_has_a_row_for_each_step(train_step, state, tmp_path):
-    fit(train_step, state, ONES, steps=3, log=tmp_path / "log.csv", progress=False)
+    fit(train_step, state, ONES, steps=3, log=Log(tmp_path / "log.csv"), progress=False)
     rows = read(tmp_path / "log.csv")
     assert list(rows[0]) == ["step", "grad_norm", "loss", "params"]
     assert [row["step"] for row in rows] == ["1", "2", "3"]
@@ -57,9 +57,9 @@ def test_the_log_has_a_row_for_each_step(train_step, state, tmp_path):
     assert rows[1]["params"] == "0.2"  # as many digits as float32 has
 
 
-def test_log_every_thins_the_rows_but_not_the_evaluations(train_step, state, tmp_path):
-    options = {"log": tmp_path / "log.csv", "log_every": 4, "evaluate": lambda state: {"score": 1}, "evaluate_every": 3}
-    fit(train_step, state, ONES, steps=10, progress=False, **options)
+def test_the_interval_of_the_log_thins_the_rows_but_not_the_evaluations(train_step, state, tmp_path):
+    log, evaluation = Log(tmp_path / "log.csv", every=4), Evaluation(lambda state: {"score": 1}, every=3)
+    fit(train_step, state, ONES, steps=10, progress=False, log=log, evaluation=evaluation)
     rows = read(tmp_path / "log.csv")
     assert [row["step"] for row in rows] == ["0", "3", "4", "6", "8", "9", "10"]
     assert [row["step"] for row in rows if row["score"]] == ["0", "3", "6", "9", "10"]
@@ -73,23 +73,24 @@ def test_evaluation_comes_first_every_n_steps_and_last(train_step, state, every,
         seen.append(int(state.step))
         return {"score": state.params}
 
-    fit(train_step, state, ONES, steps=7, evaluate=evaluate, evaluate_every=every, progress=False)
+    fit(train_step, state, ONES, steps=7, evaluation=Evaluation(evaluate, every=every), progress=False)
     assert seen == expected
 
 
 def test_evaluation_without_a_rhythm_is_at_the_two_ends_of_a_later_run_too(train_step, state):
     state = fit(train_step, state, ONES, steps=3, progress=False)
     seen = []
-    fit(train_step, state, ONES, steps=4, evaluate=lambda state: seen.append(int(state.step)) or {}, progress=False)
+    evaluation = Evaluation(lambda state: seen.append(int(state.step)) or {})
+    fit(train_step, state, ONES, steps=4, evaluation=evaluation, progress=False)
     assert seen == [3, 7]
 
 
 def test_arrays_have_a_column_for_each_number(state, train_step, tmp_path):
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
     many = jax.vmap(train_step)
-    evaluate = lambda state: {"both": state.params}  # noqa: E731
+    evaluation, log = Evaluation(lambda state: {"both": state.params}), Log(tmp_path / "log.csv")
     batches = itertools.repeat(jnp.array([1.0, 2.0], jnp.float32))
-    states = fit(many, states, batches, steps=2, evaluate=evaluate, log=tmp_path / "log.csv", progress=False)
+    states = fit(many, states, batches, steps=2, evaluation=evaluation, log=log, progress=False)
     first, *_, last = read(tmp_path / "log.csv")
     assert list(last)[1:] == [f"{name}.{i}" for name in ("grad_norm", "loss", "params", "both") for i in (0, 1)]
     assert first["both.1"] == "0.0"
@@ -99,9 +100,9 @@ def test_arrays_have_a_column_for_each_number(state, train_step, tmp_path):
 
 def test_a_resumed_run_is_the_uninterrupted_one(train_step, state, tmp_path):
     noisy = make_train_step(lambda p, b, key: (jnp.sum((p - jax.random.normal(key, (), p.dtype)) ** 2), {}), OPTIMIZER)
-    whole = fit(noisy, jax.tree.map(jnp.copy, state), ONES, steps=6, log=tmp_path / "whole.csv", progress=False)
-    parts = fit(noisy, state, ONES, steps=2, log=tmp_path / "parts.csv", progress=False)
-    parts = fit(noisy, parts, ONES, steps=4, log=tmp_path / "parts.csv", progress=False)
+    whole = fit(noisy, jax.tree.map(jnp.copy, state), ONES, steps=6, log=Log(tmp_path / "whole.csv"), progress=False)
+    parts = fit(noisy, state, ONES, steps=2, log=Log(tmp_path / "parts.csv"), progress=False)
+    parts = fit(noisy, parts, ONES, steps=4, log=Log(tmp_path / "parts.csv"), progress=False)
     assert parts.params == whole.params
     assert (tmp_path / "parts.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
@@ -115,11 +116,11 @@ def test_a_new_run_begins_its_log_anew_and_a_resumed_one_refuses_another(train_s
             jax.tree.map(jnp.copy, state)._replace(step=jnp.int32(1)),
             ONES,
             steps=1,
-            log=log,
+            log=Log(log),
             progress=False,
         )
     assert "other" in log.read_text()
-    fit(train_step, state, ONES, steps=1, log=log, progress=False)
+    fit(train_step, state, ONES, steps=1, log=Log(log), progress=False)
     assert "other" not in log.read_text()
 
 
@@ -136,27 +137,27 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_log_is_named_and_left_alone(damage, train_step, state, tmp_path):
     log = tmp_path / "log.csv"
-    state = fit(train_step, state, ONES, steps=3, log=log, progress=False)
+    state = fit(train_step, state, ONES, steps=3, log=Log(log), progress=False)
     log.write_bytes(damage(log.read_bytes()))
     before = log.read_bytes()
     with pytest.raises(LogError, match=r"log: .*log.csv is damaged: line \d+ "):
-        fit(train_step, state, ONES, steps=1, log=log, progress=False)
+        fit(train_step, state, ONES, steps=1, log=Log(log), progress=False)
     assert log.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("metrics", "evaluation", "message"),
+    ("metrics", "results", "message"),
     [
         ({"step": 1.0}, {}, "train_step: expected metrics with columns of their own .*'step', which the log has"),
-        ({}, {"step": 1.0}, "evaluate: expected metrics with columns of their own .*'step', which the log has"),
+        ({}, {"step": 1.0}, "evaluation: expected metrics with columns of their own .*'step', which the log has"),
         ({"a": np.zeros(2), "a.0": 1.0}, {}, "train_step: expected .*'a.0', which two metrics come to"),
     ],
 )
-def test_metrics_that_would_share_a_column_are_refused(metrics, evaluation, message, tmp_path):
+def test_metrics_that_would_share_a_column_are_refused(metrics, results, message):
     step = make_train_step(lambda params, batch, key: (params * batch, jax.tree.map(jnp.asarray, metrics)), OPTIMIZER)
     state = init_state(jnp.float32(0), OPTIMIZER, jax.random.key(0))
     with pytest.raises(ValueError, match=message):
-        fit(step, state, ONES, steps=1, evaluate=lambda _: evaluation, log=tmp_path / "log.csv", progress=False)
+        fit(step, state, ONES, steps=1, evaluation=Evaluation(lambda _: results), progress=False)
 
 
 class Foreign:
@@ -170,26 +171,24 @@ def test_batches_of_other_libraries_are_named(batch, train_step, state):
 
 
 @pytest.mark.parametrize("found", [None, 0.5, [1.0], {1: 2.0}])
-def test_evaluate_returns_a_dict(found, train_step, state, without_type_hook):
-    with pytest.raises(TypeError, match="evaluate: expected to return a dict with str keys, got"):
-        fit(train_step, state, ONES, steps=1, evaluate=lambda _: found, progress=False)
+def test_an_evaluation_returns_a_dict(found, train_step, state, without_type_hook):
+    with pytest.raises(TypeError, match="evaluation: expected fn to return a dict with str keys, got"):
+        fit(train_step, state, ONES, steps=1, evaluation=Evaluation(lambda _: found), progress=False)
 
 
 def test_a_log_of_every_fourth_step_is_that_of_a_run_that_never_ended(train_step, tmp_path):
     """Ended after steps 3 and 5, before and after its first row but that of step 0."""
 
-    def run(name, batches, **options):
+    def run(name, batches, resume=False):
         fit(
             train_step,
             init_state(jnp.float32(0), OPTIMIZER, jax.random.key(0)),
             batches,
             steps=9,
-            evaluate=lambda state: {"a, b": state.params},
-            log=tmp_path / f"{name}.csv",
-            log_every=4,
-            checkpoints=Checkpoints(tmp_path / name, every=1),
+            evaluation=Evaluation(lambda state: {"a, b": state.params}),
+            log=Log(tmp_path / f"{name}.csv", every=4),
+            checkpoints=Checkpoints(tmp_path / name, every=1, resume=resume),
             progress=False,
-            **options,
         )
 
     run("whole", ONES)
@@ -202,18 +201,18 @@ def test_a_log_of_every_fourth_step_is_that_of_a_run_that_never_ended(train_step
     assert rows == read(tmp_path / "whole.csv")
 
 
-def test_a_figure_that_comes_later_has_no_column(train_step, state, tmp_path):
+def test_a_result_that_comes_later_has_no_column(train_step, state):
     def evaluate(state):
         return {"score": 0} if state.step == 0 else {"score": 0, "other": 1}
 
     message = r"log: expected the columns of the first step, \['step', .*, 'score'\], got \['other'\] as well"
     with pytest.raises(ValueError, match=message):
-        fit(train_step, state, ONES, steps=3, evaluate=evaluate, log=tmp_path / "log.csv", progress=False)
+        fit(train_step, state, ONES, steps=3, evaluation=Evaluation(evaluate), progress=False)
 
 
 def test_a_full_disk_is_an_error_that_names_the_log(train_step, state):
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
-        fit(train_step, state, ONES, steps=3, log="/dev/full", progress=False)
+        fit(train_step, state, ONES, steps=3, log=Log("/dev/full"), progress=False)
 
 
 def test_save_is_called_once_with_the_last_state(train_step, state):
@@ -234,7 +233,7 @@ def test_too_few_batches_are_an_error_that_says_how_many_came_and_saves(train_st
     saved = []
     batches = [jnp.float32(1)] * 5
     with pytest.raises(ValueError, match=r"batches: expected 8 of them \(steps\), got only 5"):
-        fit(train_step, state, batches, steps=8, save=saved.append, log=tmp_path / "log.csv", progress=False)
+        fit(train_step, state, batches, steps=8, save=saved.append, log=Log(tmp_path / "log.csv"), progress=False)
     assert saved[0].step == 5
     assert len(read(tmp_path / "log.csv")) == 5
 
@@ -262,7 +261,7 @@ class TestInterrupts:
             return {"score": 0}
 
         before = signal.getsignal(signal.SIGINT)
-        options = {"evaluate": evaluate, "evaluate_every": 1, "log": tmp_path / "log.csv"}
+        options = {"evaluation": Evaluation(evaluate, every=1), "log": Log(tmp_path / "log.csv")}
         with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
             fit(step, state, batches(), steps=100, save=saved.append, progress=False, **options)
         assert len(saved) == 1
@@ -362,13 +361,49 @@ class TestInterrupts:
         assert result[0].step == 3
 
 
-@pytest.mark.parametrize("option", ["steps", "evaluate_every", "log_every"])
+OPTIONS = {
+    "steps": lambda size: {"steps": size},
+    "Evaluation.every": lambda size: {"evaluation": Evaluation(dict, every=size)},
+    "Log.every": lambda size: {"log": Log("log.csv", every=size)},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("value", [0, -1])
-def test_options_without_meaning_are_named(train_step, state, option, value):
-    with pytest.raises(ValueError, match=f"{option}: expected a positive int, got {value}"):
-        fit(train_step, state, ONES, **{"steps": 1, "progress": False, option: value})
+def test_options_without_meaning_are_named(train_step, state, options, value):
+    with pytest.raises(ValueError, match=f"(steps|every): expected a positive int, got {value}"):
+        fit(train_step, state, ONES, **{"steps": 1, "progress": False, **options(value)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"log": "log.csv"}, r"log: expected Log\(path, every=...\) of jaxlstm.training, or None, got 'log.csv' \(str"),
+        ({"evaluation": dict}, r"evaluation: expected Evaluation\(fn, every=...\) of .*, got <class 'dict'>"),
+        ({"checkpoints": "saved"}, r"checkpoints: expected Checkpoints\(directory, every=...\) of .*, got 'saved'"),
+        ({"save": "saved"}, r"save: expected a function, got 'saved'"),
+    ],
+)
+def test_what_belongs_in_a_group_is_refused_without_it(train_step, state, options, message, without_type_hook):
+    with pytest.raises(TypeError, match=message):
+        fit(train_step, state, ONES, steps=1, progress=False, **options)
+    assert not state.params.is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Log(1), r"path: expected a path \(a str or a pathlib.Path\), got 1 \(int\)"),
+        (lambda: Checkpoints(b"saved"), r"directory: expected a path .*, got b'saved' \(bytes\)"),
+        (lambda: Checkpoints("saved", resume="yes"), r"resume: expected True or False, got 'yes'"),
+        (lambda: Evaluation(3), r"fn: expected a function, got 3 \(int\)"),
+    ],
+)
+def test_a_group_checks_what_it_holds(make, message, without_type_hook):
+    with pytest.raises(TypeError, match=message):
+        make()
 
 
 def test_an_evaluation_may_not_hide_a_metric(train_step, state):
-    with pytest.raises(ValueError, match=r"evaluate: expected names .* got \['loss'\]"):
-        fit(train_step, state, ONES, steps=1, evaluate=lambda state: {"loss": 1}, progress=False)
+    with pytest.raises(ValueError, match=r"evaluation: expected names .* got \['loss'\]"):
+        fit(train_step, state, ONES, steps=1, evaluation=Evaluation(lambda state: {"loss": 1}), progress=False)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxlstm as jl
-from jaxlstm.training import Checkpoints, fit, init_state, make_train_step, skip_nonfinite, squared_error
+from jaxlstm.training import Checkpoints, Log, fit, init_state, make_train_step, skip_nonfinite, squared_error
 
 KEY = jax.random.key(0)
 
@@ -33,7 +33,7 @@ GOOD, BAD_A, BAD_B = (1.0, 1.0), (np.inf, np.nan), (1.0, np.nan)
 def test_a_bad_update_leaves_params_and_the_optimizers_state_alone(tmp_path):
     optimizer = skip_nonfinite(optax.adam(0.1), stop_after=2)
     guarded, plain = make_train_step(two, optimizer), make_train_step(two, optax.adam(0.1))
-    options = {"progress": False, "log": tmp_path / "log.csv"}
+    options = {"progress": False, "log": Log(tmp_path / "log.csv")}
     state = fit(guarded, start(optimizer), batches(GOOD, BAD_B, GOOD, BAD_A, GOOD), steps=5, **options)
     expected = fit(plain, start(optax.adam(0.1)), batches(GOOD, GOOD, GOOD), steps=3, progress=False)
     jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
@@ -68,7 +68,7 @@ STOPS = {
 @pytest.mark.parametrize("sequence", STOPS.values(), ids=STOPS)
 def test_too_many_in_a_row_stop_the_training_and_name_the_first_that_went_bad(sequence):
     optimizer = skip_nonfinite(optax.sgd(0.1), stop_after=2)
-    message = r"not finite 2 steps in a row, from step 2; the first that went bad is that of params\['b'\]\['w'\]"
+    message = r"not finite 2 steps in a row, from step 2; the first was that of params\['b'\]\['w'\]"
     with pytest.raises(FloatingPointError, match=message):
         fit(make_train_step(two, optimizer), start(optimizer), batches(*sequence), steps=len(sequence), progress=False)
 

@@ -28,7 +28,8 @@ def test_on_eight_devices(tmp_path):
 
     assert jax.device_count() == 1
     assert checkpoints.steps == (1, 3)
-    state = fit(alone, there.start(), batches, steps=3, checkpoints=checkpoints, resume=True, progress=False)
+    resumed = Checkpoints(tmp_path, resume=True)
+    state = fit(alone, there.start(), batches, steps=3, checkpoints=resumed, progress=False)
     expected = fit(alone, there.start(), batches, steps=3, progress=False)
     there.assert_close(state.params, expected.params)
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ import optax
 import orbax.checkpoint  # noqa: F401  (loaded here, before the fork)
 
 import jaxlstm as jl
-from jaxlstm.training import Checkpoints, fit, init_state, make_train_step
+from jaxlstm.training import Checkpoints, Log, fit, init_state, make_train_step
 
 STEPS = 60
 
@@ -42,13 +43,15 @@ def train(directory, began):
     state = init_state(params, optimizer, jax.random.key(1), carry=cell.init_carry(params, (2,)))
     checkpoints = Checkpoints(directory / "saved", every=2)
     resumed = max(checkpoints.steps, default=0)
-    options = {
-        "log": directory / "log.csv",
-        "checkpoints": checkpoints,
-        "resume": resumed > 0,
-        "progress": False,
-    }
-    state = fit(make_train_step(loss_fn, optimizer), state, batches(), steps=STEPS, **options)
+    state = fit(
+        make_train_step(loss_fn, optimizer),
+        state,
+        batches(),
+        steps=STEPS,
+        log=Log(directory / "log.csv"),
+        checkpoints=replace(checkpoints, resume=resumed > 0),
+        progress=False,
+    )
     (directory / "final").write_bytes(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(state.params)))
 
 

@@ -31,7 +31,7 @@ from jaxlstm.tasks._models import Models
 from jaxlstm.tasks._optimizers import clipped_adam, per_model
 from jaxlstm.tasks._parts import layout, local, own_batches, shared_state
 from jaxlstm.tasks._task import Problem, Recipe, Task
-from jaxlstm.training import Checkpoints, first_alone, fit, make_train_step
+from jaxlstm.training import Checkpoints, Evaluation, Log, first_alone, fit, make_train_step
 
 TASKS: dict[str, Task] = {
     task.recipe.task: task
@@ -77,8 +77,9 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
     checkpoints = Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES)
-    begun = resume and _run.has_checkpoint(directory, checkpoints.steps)
-    if not resume:
+    if resume:
+        checkpoints = dataclasses.replace(checkpoints, resume=_run.has_checkpoint(directory, checkpoints.steps))
+    else:
         first_alone(lambda: _run.refuse_existing(directory), _run.RunError)
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
@@ -90,6 +91,9 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
     step = make_train_step(_models.loss(problem, networks), optimizer, seeds=True, **layout(problem))
     predict = _models.predictor(problem, networks)
+    evaluation = Evaluation(
+        lambda state: _models.scores(problem, predict(local(state.params))), every=recipe.evaluate_every
+    )
     state = shared_state(_models.initial_state(recipe, problem, networks, optimizer))
 
     def create() -> None:
@@ -105,12 +109,10 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
             state,
             own_batches(recipe, problem),
             steps=recipe.steps,
-            evaluate=lambda state: _models.scores(problem, predict(local(state.params))),
-            evaluate_every=recipe.evaluate_every,
-            log=directory / _run.METRICS,
-            save=lambda state: _save(recipe, directory, local(state.params)),
+            evaluation=evaluation,
+            log=Log(directory / _run.METRICS),
             checkpoints=checkpoints,
-            resume=begun,
+            save=lambda state: _save(recipe, directory, local(state.params)),
             progress=progress,
         )
         predictions = predict(local(state.params))

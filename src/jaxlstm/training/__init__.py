@@ -13,17 +13,22 @@ except ImportError as error:
 
 from jaxlstm.training._checkpoints import Checkpoints
 from jaxlstm.training._errors import CheckpointError, LogError, Terminated
+from jaxlstm.training._evaluation import Evaluation
 from jaxlstm.training._fit import fit
 from jaxlstm.training._guard import skip_nonfinite
+from jaxlstm.training._log import Log
+from jaxlstm.training._loss_fn import CarriedLossFn, LossFn, StatelessLossFn
 from jaxlstm.training._losses import cross_entropy, masked_mean, squared_error
 from jaxlstm.training._processes import connect, first_alone
 from jaxlstm.training._state import TrainState, init_state
-from jaxlstm.training._step import CarriedLossFn, LossFn, StatelessLossFn, TrainStep, make_train_step
+from jaxlstm.training._step import TrainStep, make_train_step
 
 __all__ = [
     "CarriedLossFn",
     "CheckpointError",
     "Checkpoints",
+    "Evaluation",
+    "Log",
     "LogError",
     "LossFn",
     "StatelessLossFn",

@@ -1,4 +1,4 @@
-"""A guard against updates that are not finite: skip them, count them, and say when to stop."""
+"""A guard against gradients that are not finite: skip their updates, count them, and stop after too many."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +21,11 @@ from jaxlstm.training._state import check_optimizer
 )
 @dataclass(frozen=True)
 class GuardState:
-    """How many updates were skipped, how many of them just now, which gradient began it, and the optimizer's state."""
+    """How many updates were skipped, in all and in a row, which gradient was the first, and the optimizer's state."""
 
-    skipped: Any  # int32, under vmap with an axis of seeds; Any, since JAX puts its own things in a tree's leaves
+    skipped: Any  # int32, with an axis of seeds under vmap; Any, since JAX also puts other objects in place of leaves
     in_a_row: Any  # likewise
-    culprit: Any  # index into names of the first gradient that was not finite, when it last began
+    culprit: Any  # index into names: the gradient that was not finite in the first of the last skipped updates
     inner: Any
     names: tuple[str, ...]  # of the params
     stop_after: int
@@ -34,16 +34,15 @@ class GuardState:
 def skip_nonfinite(
     optimizer: optax.GradientTransformation, *, stop_after: int = 10
 ) -> optax.GradientTransformationExtraArgs:
-    """Make an optimizer leave params and its own state alone where a gradient holds NaN or infinity.
+    """Make an optimizer skip updates whose gradient holds NaN or infinity.
 
-    A carry that the training step hands on stays what it was, too.
-
-    Unlike `optax.apply_if_finite`, it never lets such an update through. The step's metrics get "skipped", how many
-    updates were skipped so far. After too many in a row it lets none through any more, and `fit` stops.
+    Params, the optimizer's state and a carry then stay what they were. The step's metrics get "skipped", the number of
+    updates skipped so far. After too many in a row, all later updates are skipped too, and `fit` stops.
+    (`optax.apply_if_finite` would let them through.)
 
     Args:
       optimizer: any Optax gradient transformation.
-      stop_after: the number of skipped updates in a row at which `fit` gives up.
+      stop_after: how many skipped updates in a row stop `fit`.
 
     Returns:
       A gradient transformation, for `init_state` and `make_train_step`.
@@ -92,29 +91,29 @@ def skip_nonfinite(
 
 
 def skipped(opt_state: Any) -> dict[str, Any]:
-    """The metric "skipped": of all guards within an optimizer's state, or none where there are none."""
+    """The metric "skipped", summed over all guards in an optimizer's state; {} if there are none."""
     found = guards(opt_state)
     return {"skipped": sum((guard.skipped for guard in found[1:]), start=found[0].skipped)} if found else {}
 
 
 class Watch:
-    """Look at the guards once a step has skipped its update; one step late, so that no step waits for the one before.
+    """Checks the guards one step late, so that no step waits for the one before.
 
-    Nothing is missed by that: a guard that is to stop the training lets no later update through.
+    This misses nothing, since a guard that stops the training skips all later updates.
     """
 
     def __init__(self) -> None:
         self._before: Any = 0
 
     def look(self, metrics: dict[str, Any], opt_state: Any, step: int) -> None:
-        """Raise FloatingPointError where a guard has skipped as many updates in a row as it may."""
+        """Check the guards if any step before this one skipped its update."""
         if np.any(jax.device_get(self._before)):
             check_guards(opt_state, step)
         self._before = metrics.get("skipped", 0)
 
 
 def check_guards(opt_state: Any, step: int) -> None:
-    """What `Watch` looks at; this waits for the state."""
+    """Raise FloatingPointError if a guard stops the training. This waits for the state."""
     for guard in guards(opt_state):
         in_a_row, culprit = np.ravel(jax.device_get(guard.in_a_row)), np.ravel(jax.device_get(guard.culprit))
         worst = int(np.argmax(in_a_row))
@@ -122,11 +121,11 @@ def check_guards(opt_state: Any, step: int) -> None:
             first = step - int(in_a_row[worst]) + 1
             raise FloatingPointError(
                 f"training stopped: gradients were not finite {guard.stop_after} steps in a row, from step {first}; "
-                f"the first that went bad is that of params{guard.names[culprit[worst]]}"
+                f"the first was that of params{guard.names[culprit[worst]]}"
             )
 
 
 def guards(opt_state: Any) -> list[GuardState]:
-    """Every guard within an optimizer's state."""
+    """All guards in an optimizer's state."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, GuardState))
     return [leaf for leaf in leaves if isinstance(leaf, GuardState)]

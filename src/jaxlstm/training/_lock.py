@@ -1,4 +1,4 @@
-"""One writer at a time in a folder."""
+"""A lock on a folder: one writer at a time."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ LOCK, WRITER = "lock", "writer"
 
 @contextlib.contextmanager
 def only_writer(directory: Path) -> Iterator[None]:
-    """Make the folder, and hold the lock of it while this lasts; a process that dies lets it go, however it dies.
+    """Make the folder and hold its lock. The system releases the lock of a process that dies.
 
     Raises:
-      CheckpointError: if the folder takes no files, or another process holds the lock.
+      CheckpointError: if the folder cannot be written to, or another process holds the lock.
     """
-    import filelock  # of the extra "checkpoints", which `Checkpoints` has asked for
+    import filelock  # of the extra "checkpoints"
 
     lock = filelock.FileLock(directory / LOCK, timeout=0)
     try:
@@ -38,6 +38,6 @@ def only_writer(directory: Path) -> Iterator[None]:
 
 
 def writer_of(directory: Path) -> bytes:
-    """Who holds the lock of the folder, as this process finds it."""
+    """Which process holds the lock, as far as this one can see."""
     path = directory / WRITER
     return path.read_bytes() if path.exists() else b""

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from io import FileIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,44 @@ import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm.training._errors import LogError
-from jaxlstm.training._step import Metrics
+from jaxlstm.training._loss_fn import Metrics
 
 
+@dataclass(frozen=True)
 class Log:
-    """Rows of a CSV file, each written when the next one comes.
+    """A CSV file that `fit` writes, with the columns "step", the step's metrics, and the results of the evaluation.
 
-    So that reading a step's metrics waits for that step alone, while the one after it already runs. The columns are
-    those of the first step's metrics and the first evaluation.
+    A value of shape [S] gets S columns, "name.0" to "name.S-1". In rows without an evaluation its columns are empty. A
+    run from step 0 begins the file anew. Any other run appends to it, after removing the rows of later steps.
+
+    Args:
+      path: the file.
+      every: write a row, and show a new loss on the bar, every so many steps. Evaluations are always logged.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit.
+    """
+
+    path: str | os.PathLike[str]
+    _: KW_ONLY
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _checks.check_path("path", self.path)
+        _checks.check_size("every", self.every)
+
+
+class LogFile:
+    """The open file of a `Log`, whose columns are those of the first step's metrics and the first evaluation.
+
+    A row is written when the next one comes. So reading a step's metrics does not delay the step after it, which
+    already runs.
 
     Args:
       path: the file; None keeps only `text`.
-      after: the step that the rows come after. 0 begins the file anew; after any other the rows up to it stay, if
-        there is a file with the same columns, and those of later steps, which will come again, are cut.
-      written: what `written` was at that step; a file that does not begin with those rows is refused.
+      after: the step that the rows come after. 0 begins the file anew. Otherwise the rows up to this step stay, if the
+        file has the same columns, and later rows, whose steps are taken again, are removed.
+      written: the value of `written` at that step. A file that does not begin with those rows is refused.
     """
 
     def __init__(
@@ -35,13 +60,13 @@ class Log:
         self.text = ""  # the current loss, for a progress bar
         self._path, self._after, self._expected = path, after, written
         self._bytes, self._sum = 0, hashlib.sha256()
-        # Without a buffer: what a full disk had no room for would be tried again on closing.
+        # Unbuffered: a buffer that did not fit on a full disk would be written again on closing.
         self._file: FileIO | None = None
         self._columns: list[str] = []
         self._evaluated: dict[str, str] = {}
         self._pending: list[tuple[int, Metrics, dict[str, str]]] = []
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> "LogFile":
         if self._path is not None:
             if self._expected:
                 self._check(Path(self._path), **self._expected)
@@ -57,43 +82,39 @@ class Log:
 
     @property
     def written(self) -> dict[str, Any] | None:
-        """How long the file is and the sum of its bytes; None without a file."""
+        """The size of the file and a checksum of it; None without a file."""
         return {"size": self._bytes, "sha256": self._sum.hexdigest()} if self._file else None
 
-    def begin(self, step: int, evaluation: Metrics) -> None:
-        """What evaluation gives before the first step: a row of its own at step 0, and the names of its columns."""
-        self._evaluated = _flat("evaluate", evaluation)
+    def begin(self, step: int, results: Metrics) -> None:
+        """Take the evaluation before the first step: the names of its columns and, at step 0, a row."""
+        self._evaluated = _flat("evaluation", results)
         if step == 0:
             self._pending.append((step, {}, self._evaluated))
 
-    def know(self, metrics: Metrics) -> None:
-        """Have the columns of a step's metrics, whether or not that step gets a row."""
-        if not self._columns:
-            self._set_columns(metrics)
-
-    def add(self, step: int, metrics: Metrics, evaluation: Metrics) -> None:
-        """Hand over a row, and write what was waiting."""
-        self.know(metrics)
+    def add(self, step: int, metrics: Metrics, results: Metrics) -> None:
+        """Add a row, and write the one before."""
         self.flush()
-        # An evaluation may hold arrays of the state, which the next step takes, so it is read at once.
-        self._pending.append((step, metrics, _flat("evaluate", evaluation)))
+        # Read now, because results may hold arrays of the state, whose memory the next step reuses.
+        self._pending.append((step, metrics, _flat("evaluation", results)))
 
     def flush(self) -> None:
-        """Write what was waiting; this waits for its step."""
+        """Write the rows that wait. This waits for their steps."""
         while self._columns and self._pending:
-            step, metrics, evaluation = self._pending.pop(0)
+            step, metrics, results = self._pending.pop(0)
             if "loss" in metrics:
                 self.text = f"loss {np.mean(jax.device_get(metrics['loss'])):.4g}"
-            row = {"step": str(step)} | _flat("train_step", metrics) | evaluation
+            row = {"step": str(step)} | _flat("train_step", metrics) | results
             if unknown := [name for name in row if name not in self._columns]:
                 _checks.reject("log", f"the columns of the first step, {self._columns}", f"{unknown} as well")
             self._write([row.get(column, "") for column in self._columns])
 
-    def _set_columns(self, metrics: Metrics) -> None:
+    def set_columns(self, metrics: Metrics) -> None:
+        """Take the columns from the first step's metrics, whether or not it gets a row; of later steps, nothing."""
+        if self._columns:
+            return
         flat = _flat("train_step", metrics)
-        twice = sorted(flat.keys() & self._evaluated.keys())
-        if twice:
-            _checks.reject("evaluate", "names that the step's metrics do not have", twice)
+        if twice := sorted(flat.keys() & self._evaluated.keys()):
+            _checks.reject("evaluation", "names that the step's metrics do not have", twice)
         self._columns = ["step", *flat, *self._evaluated]
         lines = []
         if self._file and self._after:
@@ -119,13 +140,13 @@ class Log:
         try:
             row = next(csv.reader([line.decode()]), [])
         except (ValueError, csv.Error) as error:
-            raise LogError(f"log: {self._path} is damaged: line {number + 1} is no text of a table") from error
+            raise LogError(f"log: {self._path} is damaged: line {number + 1} is not CSV") from error
         if not row:
             raise LogError(f"log: {self._path} is damaged: line {number + 1} is blank")
         return row
 
     def _write(self, values: Sequence[str]) -> None:
-        """A row, on disk when this returns; an error of the system says which file it is of."""
+        """Write a row at once. The error of a failed write names the file."""
         if not self._file:
             return
         text = StringIO()
@@ -143,7 +164,7 @@ class Log:
         self._sum.update(written)
 
     def _cut(self, lines: Sequence[bytes]) -> None:
-        """Leave the rows up to the step that the new ones come after; a last row that lacks its end goes too."""
+        """Remove the rows of steps that are taken again, and a last row that is incomplete."""
         end = len(lines[0])
         for number, line in enumerate(lines[1:], start=1):
             if number == len(lines) - 1 and not line.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""Losses with masks, on top of `optax.losses`: what stands under the mask, NaN included, reaches nothing."""
+"""Masked losses, on top of `optax.losses`. Masked entries affect neither loss nor gradient, even if they are NaN."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def masked_mean(values: ArrayLike, mask: ArrayLike | None = None) -> Float[Array
 
     Args:
       values: ``[*batch, *rest]``.
-      mask: bool ``[*batch]``, or None for all True. An entry False leaves out the whole of its ``rest``.
+      mask: bool ``[*batch]``, or None for all True. False leaves out the entry's whole ``rest``.
 
     Returns:
-      A scalar, in at least float32; 0, with a gradient of 0, where nothing is left. NaN and infinity in `values` under
-      the mask do not reach it, nor the gradient by `values`. The gradient of whatever computed them they do reach
-      (0 * NaN is NaN), so select the *inputs* of a loss, as `cross_entropy` and `squared_error` do.
+      A scalar, in at least float32; 0, with a gradient of 0, if all is masked. Masked NaN and infinity in `values` do
+      not reach it, nor its gradient with respect to `values`. They do reach the gradient of the computation that made
+      `values` (0 * NaN is NaN). So mask the *inputs* of a loss, as `cross_entropy` and `squared_error` do.
 
     Raises:
       ValueError, TypeError: if the mask is not bool, or its axes are not the first axes of `values`.
@@ -49,11 +49,11 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None =
 
     Args:
       logits: ``[*batch, C]``, unnormalised, for C classes.
-      labels: integers ``[*batch]`` in 0..C-1; anything where the mask is False.
+      labels: integers ``[*batch]`` in 0..C-1, or any where the mask is False.
       mask: bool ``[*batch]``, or None for all True.
 
     Returns:
-      A scalar in nats, in at least float32; 0 with a gradient of 0 where all is masked.
+      A scalar in nats, in at least float32; 0, with a gradient of 0, if all is masked.
 
     Raises:
       ValueError, TypeError: if shapes or dtypes do not fit; the message names the argument.
@@ -81,10 +81,10 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | 
     Args:
       predictions: ``[*batch, *rest]``.
       targets: the same shape.
-      mask: bool ``[*batch]``, or None for all True. An entry False leaves out the whole of its ``rest``.
+      mask: bool ``[*batch]``, or None for all True. False leaves out the entry's whole ``rest``.
 
     Returns:
-      A scalar, in at least float32; 0 with a gradient of 0 where all is masked.
+      A scalar, in at least float32; 0, with a gradient of 0, if all is masked.
 
     Raises:
       ValueError, TypeError: if shapes or dtypes do not fit; the message names the argument.
@@ -107,7 +107,7 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | 
 
 
 def _leading_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """`mask` as a bool array whose axes are the first of `shape`."""
+    """`mask` as a bool array of the first axes of `shape`."""
     return _checks.bool_array("mask", mask, shape[: jnp.ndim(mask)])
 
 

@@ -1,7 +1,7 @@
-"""One training step on many devices: how its state and its batch lie on a mesh, by `NamedSharding` and jit.
+"""One training step on many devices: the layout of its state and batch on a mesh, as `NamedSharding`.
 
-The program is that of one device; XLA divides it. What is summed over the batch, the gradients and the loss, is summed
-over the devices, once a step and outside the loops over time.
+The program is that of one device, and XLA divides it. Sums over the batch, of gradients and losses, become sums over
+the devices, once a step and outside the loops over time.
 """
 
 import collections
@@ -17,15 +17,15 @@ from jax.sharding import PartitionSpec as Spec
 
 from jaxlstm import _checks
 from jaxlstm._step import Params
-from jaxlstm.training._filling import Filling, batch_axes
+from jaxlstm.training._padding import Padding, batch_axes
 from jaxlstm.training._state import TrainState
 
 DATA, MODEL = "data", "model"
-Specs = Callable[[Params], Any]  # params -> a tree like them, of PartitionSpecs
+Specs = Callable[[Params], Any]  # params -> a tree of PartitionSpecs like them
 
 
 class MeshStep:
-    """A training step whose state and batch are laid out over a mesh; `lower` is that of a jitted function."""
+    """A training step on a mesh, with the `lower` of a jitted function."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class MeshStep:
         carry_axis: int = 0,
         compiler_options: dict[str, Any] | None = None,
     ) -> None:
-        # Axes of a type that makes shardings part of an array's type would ask every operation for one.
+        # Explicit axes make shardings part of an array's type, and some operations then need one as an argument.
         self._mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
         self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
-        self._filling = Filling(self._mesh.shape[DATA] // jax.process_count(), batch_size, mask)
+        self._padding = Padding(self._mesh.shape[DATA] // jax.process_count(), batch_size, mask)
 
         @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
         def whole_step(state: TrainState, batch: Any) -> Any:
@@ -53,11 +53,11 @@ class MeshStep:
         self._step = whole_step
 
     def __call__(self, state: TrainState, batch: Any) -> Any:
-        """Take a step; a state or a batch that lies elsewhere is moved first."""
+        """Take a step. A state or a batch with another layout is moved first."""
         return self._step(*self._placed(state, batch))
 
     def lower(self, state: TrainState, batch: Any) -> Any:
-        """The step's program for this state and batch, not compiled yet."""
+        """Lower the step for this state and batch."""
         return self._step.lower(*self._placed(state, batch))
 
     def _placed(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
@@ -72,7 +72,7 @@ class MeshStep:
         return self._sharding(Spec(*(None,) * axis, DATA))
 
     def _layout(self, state: TrainState) -> TrainState:
-        """Params by their specs, the optimizer's state as the params that it is of, the carry by its batch axis."""
+        """Params by their specs, each leaf of the optimizer's state like its param, the carry by its batch axis."""
         specs = self._specs(state.params)
         paths = jax.tree_util.tree_leaves_with_path(state.params)
         leaves = jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, Spec))
@@ -96,7 +96,7 @@ class MeshStep:
         )
 
     def _last_axis(self, params: Params) -> Any:
-        """The packed gates, or whatever is last, over the model axis where that divides it; else replicated."""
+        """The last axis, that of the packed gates, over the model axis if that divides it; else replicated."""
         devices = self._mesh.shape.get(MODEL, 1)
 
         def spec(leaf: Any) -> Spec:
@@ -110,10 +110,10 @@ class MeshStep:
             names = () if axes is None else (axes,) if isinstance(axes, str) else axes
             devices = int(np.prod([self._mesh.shape[axis] for axis in names], dtype=int))
             if size % devices:
-                _checks.reject(name, f"axes that the mesh divides ({axes!r}: {devices} devices)", f"shape {shape}")
+                _checks.reject(name, f"sizes that the mesh divides ({axes!r}: {devices} devices)", f"shape {shape}")
 
     def _shard(self, batch: Any) -> Any:
-        """The batch, filled up to what the devices divide, over the data axis."""
+        """The batch, padded, over the data axis."""
         axes = batch_axes(self._batch_axis, batch)
 
         def shard(array: Any, axis: int) -> jax.Array:
@@ -122,11 +122,11 @@ class MeshStep:
                 return jax.device_put(array, sharding)
             return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 
-        return jax.tree.unflatten(jax.tree.structure(batch), map(shard, self._filling(batch, axes), axes))
+        return jax.tree.unflatten(jax.tree.structure(batch), map(shard, self._padding(batch, axes), axes))
 
 
 def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any, batch_size: Any, mask: Any) -> None:
-    """A mesh with an axis "data", or None and no option that needs one."""
+    """Raise an error unless this is a mesh with an axis "data", or None without an option that needs a mesh."""
     if mesh is None:
         for name, option in (("param_specs", param_specs), ("batch_size", batch_size), ("mask", mask)):
             if option is not None:
@@ -155,12 +155,12 @@ def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any, batch_size: Any, ma
 
 
 def place(state: TrainState, layout: TrainState) -> TrainState:
-    """The state in this layout; leaves that lie so already are the same arrays."""
+    """The state in this layout. Leaves that have it already are not copied."""
     if jax.process_count() == 1:
         return jax.device_put(state, layout)
 
     def leaf(array: Any, sharding: NamedSharding) -> jax.Array:
-        """Across processes, from the whole array, which each of them has."""
+        """Each process has the whole array, and takes its part of it."""
         if not array.is_fully_addressable:
             return array
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
@@ -176,5 +176,5 @@ def _refuse_uneven(carry: Any, axis: int, devices: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         if leaf.ndim <= axis or leaf.shape[axis] % devices:
             name = f"carry{jax.tree_util.keystr(path)}"
-            wanted = f"an axis {axis}, of sequences, that {devices} devices divide"
+            wanted = f"an axis {axis}, of sequences, whose size {devices} devices divide"
             _checks.reject(name, wanted, f"shape {leaf.shape}")

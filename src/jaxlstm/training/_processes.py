@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they must agree on, and what each has of an array."""
+"""Several processes that train one model, and what they must agree on."""
 
 import signal
 from collections.abc import Callable
@@ -10,28 +10,29 @@ from jax.experimental import multihost_utils
 
 from jaxlstm import _checks
 
-AGREE_EVERY = 10  # steps; agreeing waits for the devices, and for every process
+AGREE_EVERY = 10  # steps, since agreeing waits for the devices and for every process
 
 
 def connect(*, num_processes: int, process_id: int, coordinator: str) -> None:
-    """Make this process one of several that train one model, before anything else that JAX does.
+    """Make this process one of several that train one model. Call this before anything else that uses JAX.
 
-    SIGTERM stays what it was: JAX's notice of preemption would catch it, and a run that is not in `fit` yet live on.
+    The handler of SIGTERM stays as it was. JAX would install one that only takes note of the signal, so a process
+    that is not in `fit` yet could not be ended.
 
     Args:
       num_processes: how many there are.
-      process_id: which of them this is, from 0 on.
+      process_id: which of them this is, counted from 0.
       coordinator: HOST:PORT where process 0 listens, the same for all.
 
     Raises:
-      RuntimeError: of JAX, if the others are not reached.
+      RuntimeError: from JAX, if it cannot reach the others.
     """
     jax.distributed.initialize(coordinator, num_processes, process_id)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
 
 def check_shared(params: Any) -> None:
-    """Of several processes, none may train a model of its own, of which nobody would hear."""
+    """Refuse several processes that each train a model of their own without noticing."""
     if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
         _checks.reject(
             "train_step", "one on a mesh of the devices of all processes (mesh=)", "one on this process's own"
@@ -44,9 +45,9 @@ def is_first() -> bool:
 
 
 def agreed(step: int, stop: int | None, overdue: bool) -> tuple[int | None, bool]:
-    """A signal that any process was sent, and whether the first one finds that time is up.
+    """The signal that any process received, and whether a save is overdue for the first.
 
-    With several processes they ask each other every few steps only, and act at the same step.
+    Several processes exchange this every few steps only, and so act at the same step.
     """
     if jax.process_count() == 1:
         return stop, overdue
@@ -57,11 +58,11 @@ def agreed(step: int, stop: int | None, overdue: bool) -> tuple[int | None, bool
 
 
 def first_alone(action: Callable[[], object], error: type[Exception]) -> None:
-    """Let the first process do something while the others wait, such as make a directory that all share.
+    """Let the first process do something while the others wait, such as make a directory for all.
 
     Args:
       action: a function without arguments.
-      error: the kind of error that it may fail with, made of one message; then it is raised in all processes.
+      error: an exception of one message that the action may raise. All processes then raise it.
 
     >>> from jaxlstm.training import first_alone
     >>> first_alone(lambda: print("once"), OSError)
@@ -81,7 +82,7 @@ def first_alone(action: Callable[[], object], error: type[Exception]) -> None:
 
 
 def gathered(value: bytes) -> list[bytes]:
-    """What each process has to say, process by process."""
+    """The values of all processes, in order."""
     if jax.process_count() == 1:
         return [value]
     sizes = multihost_utils.process_allgather(np.array([len(value)], np.int32)).ravel()
@@ -91,7 +92,7 @@ def gathered(value: bytes) -> list[bytes]:
 
 
 def largest(number: int) -> int:
-    """The largest number that any process has."""
+    """The largest number of any process."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.array([number], np.int32)).max())

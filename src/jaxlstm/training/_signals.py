@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step first."""
+"""Ctrl-C and SIGTERM, deferred until the running step is finished."""
 
 import contextlib
 import signal
@@ -14,9 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], int | None]]:
-    """While this lasts, a first Ctrl-C or SIGTERM only shows in what is yielded, a function; a second ends the wait.
+    """Defer Ctrl-C and SIGTERM. Yields a function that returns the signal received, if any.
 
-    In the main thread alone, where Python delivers signals.
+    A second signal is raised at once. In other threads than the main one, where Python delivers no signals, nothing is
+    deferred.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -29,8 +30,8 @@ def deferred() -> Iterator[Callable[[], int | None]]:
             raise ending(number, "")
         caught = number
 
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heeded}
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in handled}
     acted = False
     try:
         yield lambda: caught
@@ -40,12 +41,12 @@ def deferred() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if caught is not None and not acted:  # it came too late, or something else ended this
+        if caught is not None and not acted:  # nobody acted on it: it came too late, or an error came first
             signal.raise_signal(caught)
 
 
 def ending(number: int, message: str, *, saved: bool = False, state: Any = None) -> BaseException:
-    """What a signal ends a run with."""
+    """The error that a signal ends a run with."""
     if number == signal.SIGTERM:
         return Terminated(message, saved=saved, state=state)
     return Interrupted(message, state=state)

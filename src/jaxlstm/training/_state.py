@@ -1,9 +1,10 @@
-"""What a training step reads and writes."""
+"""The state that a training step updates."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -15,8 +16,8 @@ from jaxlstm._step import Carry, Params
 class TrainState(NamedTuple):
     """Params, optimizer state, the number of steps taken (int32), and the key that every step's own is folded from.
 
-    And, where a step goes on from the recurrent state that the step before left, that carry; else None.
-    A tree of arrays: under `jax.vmap` each leaf leads with an axis of seeds.
+    `carry` is the recurrent state between batches, if they continue each other, else None. The state is a tree of
+    arrays. Under `jax.vmap` each leaf has a first axis of seeds.
     """
 
     params: Params
@@ -29,23 +30,22 @@ class TrainState(NamedTuple):
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, key: Key, *, carry: Carry | None = None
 ) -> TrainState:
-    """The state before the first step.
+    """Make the state before the first step.
 
-    Params, key and carry are copied: a training step gives its state's memory away, and the caller's own arrays must
-    survive.
+    Params, key and carry are copied, since a training step reuses the memory of its state.
 
     Args:
       params: a tree of arrays.
       optimizer: any Optax gradient transformation.
-      key: a PRNG key. Step n draws from ``jax.random.fold_in(key, n)``, so a run resumes from its step alone.
-      carry: the recurrent state before the first batch, such as ``network.init_carry(params, (batch_size,))``, for
-        batches that go on where the one before ended: then `make_train_step` hands it from step to step.
+      key: a PRNG key. Step n draws from ``jax.random.fold_in(key, n)``, so a run can resume at any step.
+      carry: the recurrent state before the first batch, such as ``network.init_carry(params, (batch_size,))``, if each
+        batch continues the one before. `make_train_step` passes it from step to step.
 
     Returns:
       A `TrainState` at step 0.
 
     Raises:
-      ValueError, TypeError: if `optimizer` or `key` is not one; the message says what came.
+      ValueError, TypeError: if `optimizer` or `key` does not fit.
 
     >>> import optax
     >>> from jaxlstm.training import init_state
@@ -56,18 +56,23 @@ def init_state(
     check_optimizer(optimizer)
     _checks.check_key(key)
     params = copy(params)
-    opt_state = copy(optimizer.init(params))  # some optimizers keep the params themselves, and no buffer may come twice
+    opt_state = copy(optimizer.init(params))  # some hold the params themselves, and no buffer may be donated twice
     return TrainState(
         params=params, opt_state=opt_state, step=jnp.zeros((), jnp.int32), key=copy(key), carry=copy(carry)
     )
 
 
+def step_of(state: TrainState) -> int:
+    """The number of steps taken, the same for all seeds."""
+    return int(np.ravel(state.step)[0])
+
+
 def check_optimizer(optimizer: object) -> None:
-    """An Optax gradient transformation: something with init and update."""
+    """Raise an error unless this has the methods init and update, as an Optax gradient transformation."""
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         _checks.reject("optimizer", "an Optax gradient transformation", _checks.describe(optimizer), TypeError)
 
 
 def copy(tree: Any) -> Any:
-    """Every leaf as an array with memory of its own."""
+    """Copy every leaf, to have memory of its own."""
     return jax.tree.map(jnp.copy, tree)

@@ -1,4 +1,4 @@
-"""Sums by which damage to what is stored is noticed: of arrays on their devices, and of what is JSON."""
+"""Checksums that show damage to what is stored: of arrays, computed on their devices, and of JSON."""
 
 import json
 import math
@@ -12,12 +12,12 @@ from jaxtyping import Array, UInt32
 
 @jax.jit
 def array_sums(array: Array) -> UInt32[Array, "2"]:
-    """Two sums of an array's bits, in words w_k of 32 bits, modulo 2^32 (after Fletcher 1982).
+    """Two sums over the bits of an array, as words w_k of 32 bits, modulo 2^32 (after Fletcher 1982).
 
-        sum_k w_k        sum_k (k + 1) w_k        k: the word's place
+        sum_k w_k        sum_k (k + 1) w_k        k: the position of the word
 
-    Any one bit changes the first, an exchange of words the second. They are the same however the array is divided among
-    devices and processes, each of which sums what it has.
+    A change of one bit changes the first. An exchange of words usually changes the second. How the array is divided
+    among devices and processes makes no difference: each sums its own part.
 
     >>> from jaxlstm.training._sums import array_sums
     >>> array_sums(jnp.array([5, 7], jnp.uint32))
@@ -26,14 +26,14 @@ def array_sums(array: Array) -> UInt32[Array, "2"]:
     words = _words(array)
     place = jnp.ones((), jnp.uint32)
     for axis, size in enumerate(words.shape):
-        apart = jnp.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        stride = jnp.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
         others = (*range(axis), *range(axis + 1, words.ndim))
-        place = place + jnp.expand_dims(jnp.arange(size, dtype=jnp.uint32) * apart, others)
+        place = place + jnp.expand_dims(jnp.arange(size, dtype=jnp.uint32) * stride, others)
     return jnp.stack([jnp.sum(words, dtype=jnp.uint32), jnp.sum(words * place, dtype=jnp.uint32)])
 
 
 def record_sum(record: Any) -> int:
-    """The CRC-32 of what is JSON."""
+    """The CRC-32 of a value as JSON."""
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 

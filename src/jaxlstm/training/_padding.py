@@ -1,4 +1,4 @@
-"""Batches that devices do not divide, or whose size varies, are filled up with zeros."""
+"""Padding of batches with zero sequences, to a size that the devices divide."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from jaxlstm.training._processes import gathered
 Path = tuple[Any, ...]
 
 
-class Filling:
-    """Fills up this process's part of each batch to a size that its devices divide.
+class Padding:
+    """Pads this process's part of each batch.
 
     Args:
-      devices: along the data axis, of one process.
-      batch_size: sequences that all parts together are filled up to; None: each to what the devices divide.
-      mask: the name of the leaf that says what counts; None: nothing can be filled up.
+      devices: the number of devices of one process along the data axis.
+      batch_size: the number of sequences to pad to, over all processes; None: the next multiple of the devices.
+      mask: the name of the leaf that says what counts; None refuses batches that need padding.
     """
 
     def __init__(self, devices: int, batch_size: int | None, mask: str | None) -> None:
@@ -26,27 +26,26 @@ class Filling:
         self._compared = jax.process_count() == 1
 
     def __call__(self, batch: Any, axes: list[int]) -> list[Any]:
-        """The leaves, their sequences on these axes, filled up."""
+        """The leaves, padded along these axes."""
         named, leaves = jax.tree_util.tree_leaves_with_path(batch), jax.tree.leaves(batch)
         own = _sequences(named, axes)
         size = self._size(own)
         problem = self._problem(named, own, size)
         if not self._compared:
-            shapes = [
-                [*leaf.shape[:axis], size, *leaf.shape[axis + 1 :]] for leaf, axis in zip(leaves, axes, strict=True)
-            ]
-            problem = _of_any_process(problem, str(shapes))
+            pairs = zip(leaves, axes, strict=True)
+            shapes = [[*leaf.shape[:axis], size, *leaf.shape[axis + 1 :]] for leaf, axis in pairs]
+            problem = _first_problem(problem, str(shapes))
             self._compared = True
         if problem:
             raise ValueError(problem)
-        return [filled(leaf, axis, size) for leaf, axis in zip(leaves, axes, strict=True)]
+        return [pad(leaf, axis, size) for leaf, axis in zip(leaves, axes, strict=True)]
 
     def _size(self, own: int) -> int:
         part = own if self._batch_size is None else -(-self._batch_size // jax.process_count())
         return part + -part % self._devices
 
     def _problem(self, named: list[tuple[Path, Any]], own: int, size: int) -> str:
-        """Why the batch cannot be filled up; nothing, if it can."""
+        """Why the batch cannot be padded; empty if it can."""
         if self._mask is not None:
             leaves = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in named}
             if self._mask not in leaves:
@@ -58,12 +57,14 @@ class Filling:
             return f"batch: expected at most {size} sequences of each process (batch_size), got {own}"
         if own == size or self._mask is not None:
             return ""
-        named_mask = "make_train_step's mask= to name what is zero for those that fill it up"
-        return f"batch: expected {size} sequences, which the devices divide, or {named_mask}, got {own} and no mask="
+        return (
+            f"batch: expected {size} sequences, a multiple of the devices, or make_train_step(mask=...), which allows "
+            f"padding, got {own} and no mask"
+        )
 
 
 def batch_axes(batch_axis: Any, batch: Any) -> list[int]:
-    """The axis of the sequences in every leaf, from a tree that may end above the leaves."""
+    """The axis of the sequences in each leaf, from a tree that may be a prefix of the batch."""
 
     def check(path: Any, leaf: Any, axis: int) -> int:
         if np.ndim(leaf) <= axis:
@@ -79,7 +80,7 @@ def batch_axes(batch_axis: Any, batch: Any) -> list[int]:
 
 
 def _sequences(named: list[tuple[Path, Any]], axes: list[int]) -> int:
-    """How many there are, in every leaf as many."""
+    """The number of sequences, the same in all leaves."""
     sizes = [(path, leaf.shape[axis]) for (path, leaf), axis in zip(named, axes, strict=True)]
     (first, count), *others = sizes or [((), 0)]
     for path, size in others:
@@ -89,21 +90,21 @@ def _sequences(named: list[tuple[Path, Any]], axes: list[int]) -> int:
     return count
 
 
-def _of_any_process(problem: str, shapes: str) -> str:
-    """The first process's problem, of those that have one; or that their batches differ in shape."""
+def _first_problem(problem: str, shapes: str) -> str:
+    """The problem of the first process that has one; else a difference between the shapes of their batches."""
     everyone = [said.decode().split("\n") for said in gathered(f"{problem}\n{shapes}".encode())]
     differ = [theirs for _, theirs in everyone if theirs != everyone[0][1]]
-    expected = "the same shapes in every process (smaller parts are filled up to a batch_size)"
+    expected = "the same shapes in every process (batch_size= pads smaller parts)"
     return next(
         (found for found, _ in everyone if found),
         f"batch: expected {expected}, got {everyone[0][1]} and {differ[0]}" if differ else "",
     )
 
 
-def filled(array: Any, axis: int, size: int) -> Any:
-    """The array with zeros at the end of an axis, up to this size; one of JAX stays one, one of NumPy too."""
+def pad(array: Any, axis: int, size: int) -> Any:
+    """Pad an axis with zeros to this size. NumPy's arrays stay NumPy's."""
     missing = size - array.shape[axis]
     if not missing:
         return array
-    pad = jnp.pad if isinstance(array, jax.Array) else np.pad
-    return pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)])
+    library = jnp if isinstance(array, jax.Array) else np
+    return library.pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)])
