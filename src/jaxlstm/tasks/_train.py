@@ -1,7 +1,7 @@
 """Train and evaluate the models of a run: one for each cell and seed, all at once."""
 
+import dataclasses
 import importlib
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -84,7 +84,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
     if Path(recipe.file or "") in problem.files:
-        recipe = replace(recipe, file=str(Path(recipe.file or "").absolute()))  # evaluate may run elsewhere
+        recipe = dataclasses.replace(recipe, file=str(Path(recipe.file or "").absolute()))  # evaluate may run elsewhere
     data_sum = _data_sum(problem)
     if resume:
         _run.check_data(directory, recipe, data_sum)
