@@ -54,9 +54,13 @@ class Storage:
         self._directory = directory
         # A look at every record before any is deleted, since only our own are.
         self._scores = _recorded_scores(directory) if write else {}
-        with _as_sentence(f"{directory} cannot be opened"):
-            self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
         _LOGGER.addFilter(_not_of_orbax)
+        try:
+            with _as_sentence(f"{directory} cannot be opened"):
+                self._manager = self._ocp.CheckpointManager(directory, options=self._options(keep, write))
+        except CheckpointError:
+            _LOGGER.removeFilter(_not_of_orbax)
+            raise
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
