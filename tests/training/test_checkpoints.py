@@ -298,10 +298,18 @@ def test_a_half_written_one_is_passed_over_and_removed(whole, saved):
     assert not half.exists()
 
 
+def test_what_orbax_can_do_without_is_not_logged(whole, saved, caplog):
+    metadata = saved / "saved" / "6" / "_CHECKPOINT_METADATA"
+    metadata.unlink()
+    metadata.mkdir()
+    assert_same(run(saved, resume=True), whole[1])
+    assert not caplog.records
+
+
 LOGS = {
     "a digit": (lambda log: log.write_bytes(log.read_bytes().replace(b"\r\n2,", b"\r\n2,1")), "is damaged: its rows"),
     "a row": (lambda log: log.write_bytes(b"".join(log.read_bytes().splitlines(True)[:-1])), "is damaged: its rows"),
-    "the file": (Path.unlink, "is missing; the run has 6 steps behind it$"),
+    "the file": (Path.unlink, "is missing; the checkpoint of step 6 needs its rows$"),
 }
 
 

@@ -132,7 +132,7 @@ class LogFile:
     def _check(self, path: Path, *, size: int, sha256: str) -> None:
         """Refuse a file in which rows that a checkpoint has behind it are missing or changed."""
         if not path.exists():
-            raise LogError(f"log: {path} is missing; the run has {self._after} steps behind it")
+            raise LogError(f"log: {path} is missing; the checkpoint of step {self._after} needs its rows")
         if hashlib.sha256(path.read_bytes()[:size]).hexdigest() != sha256:
             raise LogError(f"log: {path} is damaged: its rows up to step {self._after} are not those that were written")
 

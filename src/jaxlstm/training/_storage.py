@@ -49,9 +49,13 @@ class Storage:
             preservation_policy=_Preservation(self._scores, keep),
             todelete_subdir=DISCARDED,  # checkpoints are moved there first, so none is ever half deleted
         )
-        with as_checkpoint_error(f"{directory} cannot be opened"):
-            self._manager = self._ocp.CheckpointManager(directory, options=options)
         _LOGGER.addFilter(_not_of_orbax)
+        try:
+            with as_checkpoint_error(f"{directory} cannot be opened"):
+                self._manager = self._ocp.CheckpointManager(directory, options=options)
+        except CheckpointError:
+            _LOGGER.removeFilter(_not_of_orbax)
+            raise
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
