@@ -33,7 +33,7 @@ class OwnPart:
         sequences = 7 - self.n % 2
         xs = np.random.default_rng(self.n).normal(size=(3, sequences, 2)).astype(np.float32)
         self.n += 1
-        if self.processes == 1:  # what others fill up is there from the first
+        if self.processes == 1:  # nothing else pads them
             xs = np.pad(xs, [(0, 0), (0, 7 - sequences), (0, 0)])
             return {"xs": xs, "mask": np.arange(7) < sequences}
         own = np.split(xs, [4], axis=1)[self.process]

@@ -40,11 +40,11 @@ def fit(
 
     Ctrl-C and SIGTERM let the running step finish, because a step that is cut short loses the state. Then `fit` saves
     and raises KeyboardInterrupt or `Terminated`. The message says how to continue, and the error's `state` is the last
-    state. A second signal raises at once. All this is for the main thread, where Python delivers signals. The message
-    of `Terminated` is also logged as a warning, since Python shows nothing when it exits.
+    state. The message of `Terminated` is also logged as a warning, since Python shows nothing when it exits. A second
+    signal raises at once. In other threads than the main one, Python delivers no signals.
 
-    Of several processes, each calls this with its own part of the batches. The first alone writes the log and shows the
-    bar. A signal to any of them stops them all within ten steps, and if the batches of one end, training ends in all.
+    With several processes, each calls this with its own part of the batches. Only the first writes the log and shows
+    the bar. A signal to any of them stops all within ten steps, and when the batches of one end, training ends in all.
 
     Args:
       train_step: from `make_train_step`, or any other `TrainStep`.
@@ -94,7 +94,7 @@ def fit(
             writer.wait()
         if save:
             save(state)
-        if stop := stop or agreed(0, caught(), False)[0]:  # the second while it was saved
+        if stop := stop or agreed(0, caught(), False)[0]:  # or one that came during the save
             raise _stopped(stop, state, checkpoints, saved=bool(checkpoints or save))
     taken = step_of(state) - first
     if taken < steps:
@@ -111,7 +111,7 @@ def _take_steps(
     writer: Writer | None,
     caught: Callable[[], int | None],
 ) -> tuple[TrainState, Metrics, int | None]:
-    """The state after `count` steps, or fewer, the results of an evaluation of it, and the signal that ended them."""
+    """Take `count` steps, or fewer. Returns the state, the results of its evaluation, and the signal that came."""
     step, results, stop, watch = step_of(state), {}, None, Watch()
     before = report.begin(step, state)
     if writer:

@@ -39,7 +39,7 @@ class MeshStep:
         carry_axis: int = 0,
         compiler_options: dict[str, Any] | None = None,
     ) -> None:
-        # Explicit axes make shardings part of an array's type, and some operations then need one as an argument.
+        # Not explicit axes, which make shardings part of an array's type: some operations then need one as an argument.
         self._mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
         self._batch_axis, self._carry_axis, self._specs = batch_axis, carry_axis, param_specs or self._last_axis
         self._padding = Padding(self._mesh.shape[DATA] // jax.process_count(), batch_size, mask)
