@@ -1,4 +1,4 @@
-"""The command ``jaxlstm``: outside the package, so that Ctrl-C leaves no traceback while JAX is being imported."""
+"""The command ``jaxlstm``. It is outside the package so that Ctrl-C shows no traceback while JAX is imported."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ def main() -> int:
         signal.signal(signal.SIGINT, _end)
     from jaxlstm.__main__ import main as run
 
-    with contextlib.suppress(ImportError):  # which is told once it runs
+    with contextlib.suppress(ImportError):  # run() reports it
         import jaxlstm.tasks  # noqa: F401
     signal.signal(signal.SIGINT, before)
     return run()
 
 
 def _end(number: int, frame: Any) -> NoReturn:
-    """At once: some of what is imported turns a KeyboardInterrupt into an ImportError, or passes over it."""
+    """Exit at once: some of the imported packages turn a KeyboardInterrupt into an ImportError, or ignore it."""
     print("jaxlstm: interrupted", file=sys.stderr, flush=True)
     os._exit(130)

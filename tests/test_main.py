@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import inspect
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from scipy.io import savemat
 
 from jaxlstm import tasks
 from jaxlstm.__main__ import main
-from jaxlstm._arguments import OPTIONS
+from jaxlstm._arguments import parser
 
 TINY = ["--hidden-size", "4", "--steps", "3", "--batch-size", "5", "--evaluate-every", "2"]
 RUNS = {
@@ -109,7 +110,7 @@ def test_a_seed_alone_is_the_same_run_as_among_others(run, tmp_path, capsys):
         pytest.skip("one task is enough")
     arguments = [*TINY, *RUNS[task], "--seeds", "1", "--seed", "4"]
     assert say(capsys, "train", task, "--out", tmp_path / "alone", *arguments)[0] == 0
-    template = _template(tasks._run.read_recipe(directory, {"vowels": tasks.TASKS["vowels"].recipe}))
+    template = _template(tasks.recipe_of(directory))
     both, alone = (tasks._run.read_weights(d, "lstm", 4, template) for d in (directory, tmp_path / "alone"))
     for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
         assert abs(a - b).max() < 1e-5
@@ -227,7 +228,7 @@ MISTAKES = {
     "resume nothing": (["train", "--out", "{new}", "--resume"], "holds no run: config.json cannot be read"),
     "resume with options": (
         ["train", "--out", "{new}", "--resume", "--steps", "9"],
-        "--steps: with --resume a run goes",
+        "--steps: a resumed run keeps its own options",
     ),
     "no such process": (
         ["train", "--out", "{new}", "--num-processes", "2", "--process-id", "2"],
@@ -236,7 +237,10 @@ MISTAKES = {
     "no coordinator": (["train", "--out", "{new}", "--num-processes", "2"], "--coordinator: expected HOST:PORT"),
     "a process alone": (["train", "--out", "{new}", "--process-id", "1"], "--process-id: expected a number in 0..0"),
     "no process": (["train", "--out", "{new}", "--num-processes", "0"], "--num-processes: expected a positive number"),
-    "a coordinator of one": (["train", "--out", "{new}", "--coordinator", "localhost:1"], "got one, for a single proc"),
+    "a coordinator of one": (
+        ["train", "--out", "{new}", "--coordinator", "localhost:1"],
+        "got localhost:1 and --num-processes 1",
+    ),
     "evaluate nothing": (["evaluate", "{new}"], "holds no run: config.json cannot be read"),
 }
 
@@ -252,6 +256,22 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(arguments, message, tm
     assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_recipe_that_a_task_cannot_have_is_refused(task, tmp_path, without_type_hook):
+    """Also without the command line. Nothing is written."""
+    recipe, limits = tasks.TASKS[task].recipe, tasks.TASKS[task].limits
+    wrong = {"length": 100, "hold_out": 1, "file": "x"}
+    for name in wrong:
+        value = getattr(recipe, name)
+        values = [wrong[name]] if value is None else [None]
+        if value is not None and name in limits:
+            values += [limits[name][0] - 1, limits[name][1] + 1, 5.0]
+        for value in values:
+            with pytest.raises((ValueError, TypeError), match=f"^{name}: "):
+                tasks.train(dataclasses.replace(recipe, **{name: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def contents(directory):
@@ -306,7 +326,7 @@ def test_weights_of_another_model_are_an_error_that_names_the_tensor(run, tmp_pa
     config.write_text(json.dumps(options | {"sums": sums}))
     code, _, err = say(capsys, "evaluate", directory)
     assert code == 2
-    assert "config.json is damaged: its options have another sum" in err
+    assert "config.json is damaged: the checksum of its options has changed" in err
     sums["options"] = tasks._run.sum_of({name: value for name, value in options.items() if name != "versions"})
     config.write_text(json.dumps(options | {"sums": sums}))
     code, _, err = say(capsys, "evaluate", directory)
@@ -356,7 +376,7 @@ def test_a_signal_saves_the_last_finished_step_and_the_run_goes_on(run, number, 
         answer, _, err = say(capsys, "train", task, "--out", tmp_path / "run", *TINY, *RUNS[task])
     assert answer == code
     how = f"jaxlstm train --out {tmp_path / 'run'} --resume"
-    assert err == f"jaxlstm: training stopped after step 1; to go on: {how}\n"
+    assert err == f"jaxlstm: training stopped after step 1; to continue: {how}\n"
     if number == signal.SIGTERM:
         return  # it goes on as after the other
     assert say(capsys, "evaluate", tmp_path / "run")[0] == 0
@@ -408,7 +428,48 @@ def test_help_shows_every_option_and_every_default(monkeypatch, capsys):
         for task in tasks.TASKS.values():
             value = getattr(task.recipe, field.name)
             assert defaults(block).get(task.recipe.task) == (None if value is None else str(value))
-    assert OPTIONS.keys() == {field.name for field in dataclasses.fields(tasks.Recipe)} - {"task"}
+
+
+def helped(capsys, *command):
+    """What --help says of each option, on a line of its own."""
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    entries = re.findall(r"^  --([\w-]+)( \S+)? +(.*)$", capsys.readouterr().out, re.M)
+    return {name.replace("-", "_"): text for name, _, text in entries}
+
+
+def described(function):
+    """What the docstring says of each argument."""
+    section = inspect.getdoc(function).split("Args:\n")[1].split("\n\n")[0]
+    entries = re.split(r"^  (?=\w)", section, flags=re.M)[1:]
+    return {name: " ".join(text.split())[:-1] for name, text in (entry.split(":", 1) for entry in entries)}
+
+
+OF_A_RUN = {"out", "resume", "num_processes", "process_id", "coordinator"}
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_the_options_of_a_task_are_those_of_its_recipe(task, monkeypatch, capsys):
+    """Their help is the docstring's, their defaults are the recipe's: neither is written down a second time."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    recipe = dataclasses.asdict(tasks.TASKS[task].recipe)
+    shown = helped(capsys, "train", task)
+    assert shown.keys() - OF_A_RUN == {name for name, value in recipe.items() if value is not None} - {"task"}
+    for name in shown.keys() - OF_A_RUN:
+        assert shown[name] == f"{described(tasks.Recipe)[name]} (default: {recipe[name]})"
+
+
+def test_the_options_of_sampling_are_the_arguments_of_sample(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")
+    shown, texts = helped(capsys, "sample"), described(tasks.sample)
+    parameters = dict(inspect.signature(tasks.sample).parameters)
+    assert parameters.pop("directory")
+    assert shown.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        default = "" if parameter.default is None else f" (default: {parameter.default!r})"
+        assert shown[name] == texts[name] + default
+    parsed = vars(parser(tasks).parse_args(["sample", "DIR"]))
+    assert {name: parsed[name] for name in parameters} == {name: p.default for name, p in parameters.items()}
 
 
 def test_python_m_runs_it(monkeypatch, capsys):
@@ -437,14 +498,14 @@ def test_a_run_without_the_checkpoints_that_it_had_is_not_begun_again(run, tmp_p
     before = contents(tmp_path)
     code, _, err = say(capsys, "train", "--out", tmp_path, "--resume")
     assert (code, err.count("\n")) == (2, 1)
-    assert "holds metrics.csv, but no checkpoint to go on from in checkpoints" in err
+    assert "holds metrics.csv, but no checkpoint to resume from in checkpoints" in err
     assert contents(tmp_path) == before
 
 
 def test_a_sample_needs_a_run_of_text(run, capsys):
     task, directory, _ = run
     code, _, err = say(capsys, "sample", directory)
-    assert (code, err) == (2, f"jaxlstm: error: {directory} holds a run of the task {task!r}, not of text\n")
+    assert (code, err) == (2, f"jaxlstm: error: {directory} holds a run of the task {task}, expected text\n")
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 import logging
 import os
@@ -18,19 +17,21 @@ import jax
 from jaxlstm._arguments import DEFAULT_TASK, MistakeError, flag, parser
 
 if TYPE_CHECKING:
-    from jaxlstm.tasks import Recipe
+    from jaxlstm.tasks import Recipe, Task
 
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit codes
-LONGEST = 1000  # characters of a sentence
+LONGEST = 1000  # characters of a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line: 0, or the exit code of a mistake (2) or of Ctrl-C (130), a sentence being on stderr.
+    """Run a command line and return its exit code. Every failure is one line on stderr.
 
-    SIGTERM, which schedulers send, is no failure once the run is saved: 0, and a sentence that says how to go on. Where
-    nobody reads the output any more, as behind ``| head``, it ends without a word (141).
+    2 is a mistake or a failure, 130 Ctrl-C. After SIGTERM, which schedulers send, the run is saved and the code is 0.
+    If the reader of stdout is gone, as behind ``| head``, the code is 141 and nothing is printed.
     """
-    logging.getLogger("jaxlstm").setLevel(logging.ERROR)  # what fit warns of is said here, in one line
+    logging.getLogger("jaxlstm").setLevel(logging.ERROR)  # fit's warnings are printed here, in one line
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     try:
         try:
             return _run(arguments)
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(text: str) -> None:
-    """Print this at once. After an error, what else is printed goes nowhere: Python itself would try it again."""
+    """Print and flush. After an error stdout goes to /dev/null, since Python would try to flush it again at exit."""
     try:
         print(text, end="", flush=True)
     except UnicodeEncodeError as error:
@@ -67,8 +68,14 @@ def _write(text: str) -> None:
         raise MistakeError(f"the output cannot be written ({error.strerror})") from error
 
 
+def _unraisable(error: Any) -> None:
+    """Drops what TensorStore's threads print of the other writes after one has failed, which is reported."""
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
+
+
 class _TerminatedError(Exception):
-    """SIGTERM ended a run, which is saved; the message is one sentence."""
+    """SIGTERM ended a run, which was saved. The message is one sentence."""
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -78,7 +85,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise MistakeError(
             f"the command line needs the extra 'tasks': pip install 'jaxlstm[tasks]' ({error})"
         ) from error
-    options = vars(parser(tasks.TASKS).parse_args(arguments))
+    options = vars(parser(tasks).parse_args(arguments))
     try:
         match options.pop("command"):
             case "evaluate":
@@ -106,7 +113,7 @@ def _train(
     _connect(num_processes, process_id, coordinator)
     given = {name: value for name, value in options.items() if value is not None}
     if resume and given:
-        raise MistakeError(f"{flag(next(iter(given)))}: with --resume a run goes on with the options that it has")
+        raise MistakeError(f"{flag(next(iter(given)))}: a resumed run keeps its own options")
     if resume and task and task != (found := tasks.recipe_of(out).task):
         raise MistakeError(f"TASK: {out} holds a run of {found}, got {task}")
     progress = sys.stderr.isatty()
@@ -114,9 +121,9 @@ def _train(
         if resume:
             report = tasks.resume(out, progress=progress)
         else:
-            report = tasks.train(_recipe(tasks.TASKS[task or DEFAULT_TASK].recipe, given), out, progress=progress)
+            report = tasks.train(_recipe(tasks.TASKS[task or DEFAULT_TASK], given), out, progress=progress)
     except (KeyboardInterrupt, tasks.Terminated) as error:
-        if not str(error):  # before the first step, or the second Ctrl-C or SIGTERM
+        if not str(error):  # before the first step, or a second signal
             raise
         stopped = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else _TerminatedError
         sentence = str(error).partition(";")[0]
@@ -124,14 +131,14 @@ def _train(
         if num_processes > 1:
             several = f"--num-processes {num_processes} --coordinator {shlex.quote(str(coordinator))}"
             how += f" {several} --process-id {process_id}"
-        raise stopped(f"{sentence}; to go on: {how}") from error
+        raise stopped(f"{sentence}; to continue: {how}") from error
     if process_id == 0:
         seconds = time.perf_counter() - began
-        _write(f"{report}\n{out} has the weights, metrics and pictures of this run of {seconds:.0f} s\n")
+        _write(f"{report}\nweights, metrics and pictures are in {out} (after {seconds:.0f} s)\n")
 
 
 def _connect(num_processes: int, process_id: int, coordinator: str | None) -> None:
-    """Make this process one of several; every one of them is started with the same command line, but for its number."""
+    """Connect this process to the others that share the run."""
     from jaxlstm.training import connect
 
     if num_processes < 1:
@@ -139,8 +146,8 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
     if not 0 <= process_id < num_processes:
         raise MistakeError(f"--process-id: expected a number in 0..{num_processes - 1}, got {process_id}")
     if (coordinator is None) != (num_processes == 1):
-        got = "nothing" if coordinator is None else "one, for a single process"
-        raise MistakeError(f"--coordinator: expected HOST:PORT of process 0, of several (--num-processes), got {got}")
+        got = f"{coordinator} and --num-processes {num_processes}"
+        raise MistakeError(f"--coordinator: expected HOST:PORT of process 0 if --num-processes is above 1, got {got}")
     if coordinator is None:
         return
     try:
@@ -151,35 +158,35 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) != 1:
         got = [counts[process] for process in range(num_processes)]
-        raise MistakeError(f"--num-processes: expected as many devices in each, got {got}")
+        raise MistakeError(f"--num-processes: expected the same number of devices in each process, got {got}")
 
 
 def _sample(tasks: Any, directory: Path, prompt: str, **options: Any) -> None:
-    """The prompt, and then each character as it comes."""
+    """Print the prompt, and each character as soon as it is drawn."""
     try:
         characters = tasks.sample(directory, prompt, **options)
     except (ValueError, TypeError) as error:
-        name, _, sentence = str(error).partition(":")
-        raise MistakeError(f"{flag(name)}:{sentence}") from error
+        raise _of_option(error) from error
     for text in itertools.chain([prompt], characters, ["\n"]):
         _write(text)
 
 
-def _recipe(default: "Recipe", given: dict[str, Any]) -> "Recipe":
-    """The task's own recipe, with what was given in its place."""
-    for name in given:
-        if getattr(default, name) is None:
-            raise MistakeError(f"{flag(name)}: the task {default.task} has no such option")
+def _recipe(task: "Task", given: dict[str, Any]) -> "Recipe":
     try:
-        return dataclasses.replace(default, **given)
+        return task.recipe_with(**given)
     except (ValueError, TypeError) as error:
-        name, _, sentence = str(error).partition(":")
-        raise MistakeError(f"{flag(name)}:{sentence}") from error
+        raise _of_option(error) from error
+
+
+def _of_option(error: Exception) -> MistakeError:
+    """An error whose message starts with the name of an argument, which becomes that of the option."""
+    name, _, sentence = str(error).partition(":")
+    return MistakeError(f"{flag(name)}:{sentence}")
 
 
 def _say(sentence: object, code: int) -> int:
     text = str(sentence)
-    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."  # what was given may be of any length
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."  # arguments may be of any length
     print(f"jaxlstm: error: {text}" if code == MISTAKE else f"jaxlstm: {text}", file=sys.stderr)
     return code
 

@@ -1,9 +1,15 @@
-"""What the command line takes: commands, options, their defaults and their help."""
+"""The commands and options of the command line.
+
+The options of a run are the fields of `tasks.Recipe`, those of sampling the arguments of `tasks.sample`. Types and
+defaults come from the signatures, help texts from the docstrings.
+"""
 
 import argparse
+import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 import jaxlstm
 
@@ -11,115 +17,125 @@ if TYPE_CHECKING:
     from jaxlstm.tasks import Task
 
 DEFAULT_TASK = "vowels"
-
-OPTIONS: dict[str, tuple[type, str, str]] = {
-    "cell": (str, "NAME", "lstm, gru, rnn, or all: the three side by side"),
-    "hidden_size": (int, "N", "units of each cell, in each direction"),
-    "layers": (int, "N", "recurrent layers on top of each other"),
-    "dropout": (float, "X", "rate between layers and before the output, in [0, 1)"),
-    "steps": (int, "N", "steps of training"),
-    "batch_size": (int, "N", "sequences a step"),
-    "learning_rate": (float, "X", "of Adam at the start; it falls to 0 as half a cosine"),
-    "seed": (int, "N", "of the first model"),
-    "seeds": (int, "N", "models to train at once, with seeds SEED, SEED + 1, ..."),
-    "evaluate_every": (int, "N", "steps between evaluations"),
-    "length": (int, "N", "steps of each sequence, or of what is to be remembered"),
-    "hold_out": (int, "N", "training sequences of each class to evaluate on, in place of the test set"),
-    "file": (str, "FILE", "where the data lie"),
-}
-
-SAMPLE_OPTIONS: list[tuple[str, type, str, Any, str]] = [
-    ("prompt", str, "TEXT", "\n", "what the model reads first"),
-    ("length", int, "N", 500, "characters to draw"),
-    ("temperature", float, "X", 1.0, "below 1 keeps to what is likely; 0 takes the likeliest always"),
-    ("top_k", int, "K", None, "draw among the K likeliest characters alone"),
-    ("seed", int, "N", 0, "of the draws"),
-]
+RESERVED = ("task", "directory")  # positional
 
 
 class MistakeError(Exception):
-    """What a user asked for cannot be done; the message is one sentence."""
+    """The command cannot be carried out. The message is one sentence for the user."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage."""
+        """Raise MistakeError instead of printing the usage."""
         raise MistakeError(f"{message} (see {self.prog} --help)")
 
 
-def parser(tasks: "Mapping[str, Task]") -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    whole = _Parser(prog="jaxlstm", description="Train recurrent networks on tasks that show what they can do.")
+class _TaskHelp(argparse.Action):
+    """--help after the name of a task shows the options and defaults of that task alone."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        if namespace.task:
+            task = self.const[namespace.task]
+            parser = _Parser(prog=f"{parser.prog} {namespace.task}", description=f"{namespace.task}: {task.help}")
+            _add_train_options(parser, {namespace.task: task})
+        parser.print_help()
+        parser.exit()
+
+
+def parser(tasks: Any) -> argparse.ArgumentParser:
+    """The parser of the whole command line, given the module `jaxlstm.tasks`."""
+    whole = _Parser(prog="jaxlstm", description="Train recurrent networks on classic tasks and on text.")
     whole.add_argument("--version", action="version", version=f"jaxlstm {jaxlstm.__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands, tasks)
+    _add_train(commands, tasks.TASKS)
     evaluate = commands.add_parser(
         "evaluate",
-        help="compute a run's test figure again",
-        description="Load a run's weights and compute its test figure again.",
+        help="compute the test figures of a run again",
+        description="Load the weights of a run and compute its test figures again.",
     )
-    evaluate.add_argument("directory", metavar="DIR", type=Path, help="the directory of a run")
-    _add_sample(commands)
+    evaluate.add_argument("directory", metavar="DIR", type=Path, help="the directory of the run")
+    sample = commands.add_parser(
+        "sample",
+        help="generate text with a trained model",
+        description="Generate text with the model of a run of the task text.",
+    )
+    sample.add_argument("directory", metavar="DIR", type=Path, help="the directory of the run")
+    _add_options(sample, tasks.sample)
     return whole
 
 
 def flag(name: str) -> str:
-    """An option as it is written."""
+    """An option as it is typed."""
     return f"--{name.replace('_', '-')}"
 
 
+def documented(function: Any) -> dict[str, str]:
+    """The description of each argument in a docstring."""
+    section = re.search(r"^Args:\n((?: .*\n)+)", f"{inspect.getdoc(function)}\n", re.M)
+    entries = re.findall(r"^  (\w+): ((?:.*\n)(?:    .*\n)*)", section[1] if section else "", re.M)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
+
+
 def _add_train(commands: Any, tasks: "Mapping[str, Task]") -> None:
+    width = max(map(len, tasks))
     train = commands.add_parser(
         "train",
         help="train on a task",
-        description=_described(tasks),
+        description="Train on a task:\n" + "\n".join(f"  {name:{width}}  {tasks[name].help}" for name in tasks),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
     train.add_argument(
         "task",
         metavar="TASK",
         nargs="?",
         choices=list(tasks),
-        help=f"one of those above (default: {DEFAULT_TASK}; with --resume, that of the run)",
+        help=f"one of the tasks above (default: {DEFAULT_TASK}; with --resume, that of the run)",
     )
+    text = "show this help message and exit; after TASK, show only the options and defaults of that task"
+    train.add_argument("-h", "--help", action=_TaskHelp, nargs=0, const=tasks, help=text)
+    _add_train_options(train, tasks)
+
+
+def _add_train_options(train: argparse.ArgumentParser, tasks: "Mapping[str, Task]") -> None:
     train.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory for the run (required)")
+    train.add_argument("--resume", action="store_true", help="continue the run in DIR from its latest checkpoint")
     train.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in DIR, from its last checkpoint, with its own options",
+        "--num-processes", metavar="N", type=int, default=1, help="number of processes that share the run (default: 1)"
     )
-    several = "of several processes that train one model, a part of each batch each"
-    train.add_argument("--num-processes", metavar="N", type=int, default=1, help=f"the number {several} (default: 1)")
-    train.add_argument("--process-id", metavar="I", type=int, default=0, help="which of them this is, from 0 on")
-    train.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, the same for all")
-    for name, (kind, metavar, text) in OPTIONS.items():
-        train.add_argument(flag(name), metavar=metavar, type=kind, help=f"{text} (default: {_defaults(tasks, name)})")
+    train.add_argument("--process-id", metavar="I", type=int, default=0, help="number of this process, from 0")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all processes")
+    recipe = type(next(iter(tasks.values())).recipe)
+    _add_options(train, recipe, tasks)
 
 
-def _add_sample(commands: Any) -> None:
-    sample = commands.add_parser(
-        "sample",
-        help="draw characters from a model of text",
-        description="Load a run of the task text and draw characters from its model, each shown as it comes.",
-    )
-    sample.add_argument("directory", metavar="DIR", type=Path, help="the directory of a run")
-    for name, kind, metavar, default, text in SAMPLE_OPTIONS:
-        shown = "" if default is None else f" (default: {default!r})"
-        sample.add_argument(flag(name), metavar=metavar, type=kind, default=default, help=text + shown)
-
-
-def _described(tasks: "Mapping[str, Task]") -> str:
-    width = max(map(len, tasks))
-    return "Train on a task:\n" + "\n".join(f"  {name:{width}}  {task.help}" for name, task in tasks.items())
+def _add_options(command: argparse.ArgumentParser, function: Any, tasks: "Mapping[str, Task] | None" = None) -> None:
+    """An option for each argument of a function, or for each field of the recipes of these tasks that is not None."""
+    hints, texts = get_type_hints(function), documented(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in RESERVED:
+            continue
+        (kind,) = {*get_args(hints[name]), hints[name]} & {int, float, str}
+        default = None if tasks else parameter.default
+        shown = _defaults(tasks, name) if tasks else repr(default) * (default is not None)
+        if tasks and not shown:
+            continue
+        command.add_argument(
+            flag(name),
+            metavar={int: "N", float: "X"}.get(kind, name.upper()),
+            type=kind,
+            default=default,
+            help=texts.get(name, "") + f" (default: {shown})" * bool(shown),
+        )
 
 
 def _defaults(tasks: "Mapping[str, Task]", name: str) -> str:
-    """What the tasks' own recipes say: the commonest value, if all have one, then the others with their tasks."""
+    """The default of an option: the most common one, if all tasks have the option, and the others with their tasks."""
     groups: dict[str, list[str]] = {}
     for task, value in ((task, getattr(tasks[task].recipe, name)) for task in tasks):
         if value is not None:
             groups.setdefault(str(value), []).append(task)
-    common = max(groups, key=lambda value: len(groups[value]))
+    common = max(groups, key=lambda value: len(groups[value]), default="")
     if sum(map(len, groups.values())) < len(tasks):
         common = ""
     words = [f"{', '.join(group)} {value}" for value, group in groups.items() if value != common]

@@ -118,7 +118,7 @@ def test_a_trained_model_is_loaded_with_what_was_held_out(book, tmp_path):
     bits = -np.asarray(logp)[np.asarray(rows[1:]) > 0] / np.log(2)
     np.testing.assert_allclose(jnp.square(rows).mean(), 1, rtol=1e-6)
     with pytest.raises(
-        tasks.RunError, match="the text holds '7', '\u00a7', which the text that the model read does not"
+        tasks.RunError, match="the text contains '7', '\u00a7', not in the text that the model was trained on"
     ):
         model.encode("the §7")
     assert len(vocabulary) == rows.shape[-1]
@@ -137,7 +137,7 @@ def test_a_directory_named_as_the_plays_is_no_file(tmp_path, monkeypatch):
 
 
 def _run_vocabulary(directory):
-    return tasks._run.read_vocabulary(directory)
+    return tasks._vocabulary.read_vocabulary(directory)
 
 
 def test_draws_follow_the_softmax_of_the_largest():
@@ -153,8 +153,8 @@ MISTAKES = {
     "empty": (b"", {}, "is too short: expected 20 characters at least, got 0"),
     "short": (b"to be", {}, "is too short: expected 20 characters at least, got 5"),
     "short for its rows": (b"to be or not to be" * 4, {}, "expected more than 80 characters to train on"),
-    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00" * 50, {}, "is no UTF-8 text (byte 0 is 0x89)"),
-    "null characters": (b"to be\0or not\0to be" * 50, {}, "is no text: it holds null characters"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00" * 50, {}, "is not UTF-8 text (byte 0 is 0x89)"),
+    "null characters": (b"to be\0or not\0to be" * 50, {}, "is not text: it contains null characters"),
 }
 
 
@@ -173,9 +173,9 @@ def test_texts_that_cannot_be_read(name, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": "ñ!"}, "the prompt holds '!', 'ñ', which the text that the model read does not"),
-        ({"prompt": ""}, "prompt: expected one character at least, got ''"),
-        ({"temperature": -1.0}, "temperature: expected a number, 0 at least, got -1.0"),
+        ({"prompt": "ñ!"}, "the prompt contains '!', 'ñ', not in the text that the model was trained on"),
+        ({"prompt": ""}, "prompt: expected at least one character, got ''"),
+        ({"temperature": -1.0}, "temperature: expected a number >= 0, got -1.0"),
         ({"top_k": 0}, "top_k: expected a positive int, got 0"),
         ({"length": 0}, "length: expected a positive int, got 0"),
     ],
@@ -191,7 +191,7 @@ def test_mistakes_in_sampling(options, message, tmp_path):
 
 def _text_run(directory):
     tasks._run.create(directory, recipe(), "0")
-    tasks._run.write_vocabulary(directory, "abc")
+    (directory / "vocabulary.json").write_text(tasks._vocabulary.to_json("abc"))
 
 
 @pytest.mark.parametrize("content", [None, "[", "3", '"ba"', '""'])

@@ -11,7 +11,8 @@ import pytest
 import jaxlstm as jl
 from jaxlstm.tasks import TASKS, _vowels
 from jaxlstm.tasks._data import epochs
-from jaxlstm.tasks._model import dropout, init_model, max_pool
+from jaxlstm.tasks._model import dropout, init_model
+from jaxlstm.tasks._vowels import max_pool
 
 RECIPE = TASKS["vowels"].recipe
 

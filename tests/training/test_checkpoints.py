@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import grain
 import jax
@@ -24,6 +25,7 @@ from jaxlstm.training import (
     Checkpoints,
     Evaluation,
     Log,
+    LogError,
     Terminated,
     _storage,
     fit,
@@ -98,7 +100,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(whole, saved, last):
         shutil.rmtree(saved / "saved" / str(step))
     if last < 6:
         with (saved / "log.csv").open("a") as log:
-            log.write("7,0.1,")  # a row that was being written
+            log.write("seven\r\n,0.1,")  # rows that were being written, and damaged
     assert_same(run(saved, resume=True), whole[1])
     assert (saved / "log.csv").read_text() == (whole[0] / "log.csv").read_text()
     assert Checkpoints(saved / "saved").steps == (2, 4, 6)
@@ -294,6 +296,34 @@ def test_a_half_written_one_is_passed_over_and_removed(whole, saved):
     assert Checkpoints(saved / "saved").steps == (2, 4)
     assert_same(run(saved, resume=True), whole[1])
     assert not half.exists()
+
+
+def test_what_orbax_can_do_without_is_not_logged(whole, saved, caplog):
+    metadata = saved / "saved" / "6" / "_CHECKPOINT_METADATA"
+    metadata.unlink()
+    metadata.mkdir()
+    assert_same(run(saved, resume=True), whole[1])
+    assert not caplog.records
+
+
+LOGS = {
+    "a digit": (lambda log: log.write_bytes(log.read_bytes().replace(b"\r\n2,", b"\r\n2,1")), "is damaged: its rows"),
+    "a row": (lambda log: log.write_bytes(b"".join(log.read_bytes().splitlines(True)[:-1])), "is damaged: its rows"),
+    "the file": (Path.unlink, "is missing; the checkpoint of step 6 needs its rows$"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), LOGS.values(), ids=LOGS)
+@pytest.mark.parametrize("steps", [6, 8])
+def test_a_log_that_is_not_what_was_written_is_refused(damage, message, steps, saved):
+    before = (saved / "log.csv").read_bytes()
+    damage(saved / "log.csv")
+    after = contents(saved)
+    assert after.get(saved / "log.csv") != before
+    with pytest.raises(LogError, match=rf"^log: \S*log.csv {message}"):
+        run(saved, steps, resume=True)
+    assert contents(saved) == after
+    assert run(saved, steps, resume=True, log=None).step == steps
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, of coroutines it gave up

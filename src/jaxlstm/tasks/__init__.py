@@ -1,7 +1,8 @@
-"""Tasks that show what the cells do, on real and generated sequences; the work behind the command line.
+"""Sequence tasks from the literature, and the functions behind the command line.
 
-One file a task; `train`, `resume` and `evaluate` run any of them. The functions `make_...` draw a batch of a generated
-task from a key, the functions `load_...` read real data. Needs the extra ``jaxlstm[tasks]``.
+`train`, `resume` and `evaluate` run any task of `TASKS`; each task is documented in a file of its own. The functions
+`make_...` draw a batch of a generated task from a key, the functions `load_...` read real data. Needs the extra
+``jaxlstm[tasks]``.
 """
 
 from jaxlstm.tasks._adding import make_batch as make_adding

@@ -1,12 +1,12 @@
-"""The continual embedded Reber grammar (Gers, Schmidhuber & Cummins 2000): strings in a row, and no sign between them.
+"""The continual embedded Reber grammar (Gers, Schmidhuber & Cummins 2000): a stream of strings without separators.
 
-The task that the forget gate was made for. The network sees one symbol after the other of an endless stream and
-predicts the next. Nothing tells it where a string ends: it has to clear its own memory. The paper counts the symbols
-that a trained network gets right before its first mistake, up to a million: without a forget gate no network got
-there, with one many did.
+This is the task that the forget gate was invented for. The network predicts each next symbol of an endless stream.
+Nothing marks the end of a string, so the network has to learn when to clear its memory. The paper counts the symbols
+that a trained network predicts correctly before its first mistake, up to a million. Without a forget gate no network
+got that far; with one many did.
 
-Here a network is trained on streams of `length` symbols, each from a start of its own, and tested on streams that are
-ten times as long. The paper trained on streams that ended at the first mistake, or after a million symbols.
+Here a network is trained on independent streams of `length` symbols and tested on streams ten times as long. The paper
+trained on streams that ended at the first mistake or after a million symbols.
 """
 
 from functools import partial
@@ -26,19 +26,15 @@ from jaxlstm.training import cross_entropy
 
 TEST_SIZE = 64
 SHOWN = 60  # steps in the picture
-LONGER = 10  # a test stream's length, in those of the training streams
+LONGER = 10  # length of a test stream, in training streams
 
 RECIPE = Recipe(
     task="continual-reber",
     cell="all",
     hidden_size=32,
-    layers=1,
-    dropout=0.0,
     steps=1500,
     batch_size=16,
     learning_rate=1e-2,
-    seed=0,
-    seeds=1,
     evaluate_every=150,
     length=100,
 )
@@ -46,16 +42,16 @@ RECIPE = Recipe(
 
 @partial(jax.jit, static_argnames=("batch_size", "length"))
 def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
-    """Draw streams of embedded Reber strings, each symbol to be predicted from those before it.
+    """Draw streams of embedded Reber strings and the next symbols to predict.
 
     Args:
       key: a PRNG key.
       batch_size: B.
-      length: T, the symbols of a stream that are seen; the last string may be cut.
+      length: T, the symbols of a stream that the network reads; the last string may be cut off.
 
     Returns:
-      ``xs [T, B, 7]``, s_0 to s_{T-1} one-hot in the order of B, T, P, S, X, V, E; ``targets``, s_1 to s_T and what
-      else could have come there.
+      ``xs [T, B, 7]``: s_0 to s_{T-1}, one-hot in the order B, T, P, S, X, V, E. ``targets``: s_1 to s_T, and the
+      symbols that the grammar allows there.
 
     >>> from jaxlstm.tasks._continual_reber import make_batch
     >>> xs, targets, _ = make_batch(jax.random.key(0), batch_size=4, length=30)
@@ -67,7 +63,7 @@ def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
 
 
 def problem(recipe: Recipe) -> Problem:
-    """Fresh batches for training, and fixed, longer streams to test on."""
+    """Fresh streams for training, and fixed, longer ones for testing."""
     length = recipe.length or 0
     test = make_batch(jax.random.key(TEST_SEED), TEST_SIZE, LONGER * length)
     truth = np.asarray(one_hot(test.targets.symbols[:SHOWN, 0], len(ALPHABET))) == 1
@@ -85,7 +81,7 @@ def problem(recipe: Recipe) -> Problem:
 
 
 def measure(logits: Float[Array, "T B 7"], sequences: Sequences) -> tuple[Array, dict[str, Array]]:
-    """The mean cross-entropy; the share of streams right throughout, and of each stream before its first mistake."""
+    """The mean cross-entropy; the share of streams without a mistake, and of steps before the first one."""
     targets = sequences.targets
     right = predicted(logits, targets.legal)
     unbroken = jnp.cumprod(right.astype(jnp.int32), axis=0, dtype=jnp.int32)
@@ -96,6 +92,6 @@ def measure(logits: Float[Array, "T B 7"], sequences: Sequences) -> tuple[Array,
 TASK = Task(
     recipe=RECIPE,
     problem=problem,
-    help="such strings in a row, without a sign where one ends",
+    help="continual embedded Reber grammar: predict the next symbol of strings without separators",
     picture_name="probabilities.png",
 )

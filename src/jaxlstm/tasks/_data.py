@@ -1,4 +1,4 @@
-"""What tasks share about data: the order in which sequences are drawn, accuracy, sums of files, filling up."""
+"""Helpers for data: batches of indices, accuracy, checksums of files, padding."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Int32
 
 
 def epochs(count: int, batch_size: int, seed: int) -> Iterator[Int32[np.ndarray, "B"]]:
-    """Indices, every sequence once an epoch, in an order of the seed's own; a batch may cross into the next epoch."""
+    """Endless batches of indices. Each epoch is a new permutation; a batch may reach into the next epoch."""
     order, waiting = np.random.default_rng(seed), np.zeros(0, np.int32)
     while True:
         while len(waiting) < batch_size:
@@ -22,12 +22,12 @@ def epochs(count: int, batch_size: int, seed: int) -> Iterator[Int32[np.ndarray,
 
 
 def accuracy(logits: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, ""]:
-    """The share of sequences whose largest logit is that of the label."""
+    """The share of sequences whose largest logit is at the label."""
     return jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.float32)
 
 
 def files_sum(paths: Iterable[Path]) -> str:
-    """By which a change of these files is noticed."""
+    """A checksum of the files."""
     sums = hashlib.sha256()
     for path in paths:
         sums.update(hashlib.sha256(path.read_bytes()).digest())
@@ -35,7 +35,7 @@ def files_sum(paths: Iterable[Path]) -> str:
 
 
 def filled(array: Any, axis: int, size: int) -> Any:
-    """The array with zeros at the end of an axis, up to this size; one of JAX stays one, one of NumPy too."""
+    """Pad an axis with zeros at its end to this size. NumPy arrays stay NumPy arrays."""
     pad = jnp.pad if isinstance(array, jax.Array) else np.pad
     missing = size - array.shape[axis]
     return pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)])

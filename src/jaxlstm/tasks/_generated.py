@@ -1,4 +1,4 @@
-"""What all generated tasks share: sequences drawn afresh for every step of training, and a fixed test set."""
+"""Common to all generated tasks: fresh sequences for every training step, and a fixed test set."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlstm import Cell, Network, Stack
 from jaxlstm.tasks._data import filled
-from jaxlstm.tasks._model import ModelParams, dropout, linear, output_at_last_step
+from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._task import Problem, Recipe
 from jaxlstm.tasks._types import Key
 
-TEST_SEED = 2_000_000_000  # training draws from keys split off its seed's, never from that key itself
+TEST_SEED = 2_000_000_000  # training splits keys off its own seed, so it never draws the test set
 
 
 class Sequences(NamedTuple):
-    """``xs [T, B, I]``, the task's own targets, and ``lengths [B]``, None where all have T steps."""
+    """``xs [T, B, I]``, the task's targets, and ``lengths [B]``, or None if all sequences have T steps."""
 
     xs: Float[Array, "T B I"]
     targets: Any
@@ -27,14 +27,14 @@ class Sequences(NamedTuple):
 
     @property
     def mask(self) -> Bool[Array, "T B"]:
-        """True at the steps that each sequence has."""
+        """True at the steps of each sequence, False after its end."""
         steps, size, _ = self.xs.shape
         if self.lengths is None:
             return jnp.ones((steps, size), jnp.bool_)
         return jnp.arange(steps, dtype=self.lengths.dtype)[:, None] < self.lengths[None]
 
     def filled(self, real: Bool[Array, "B"] | None) -> "Sequences":
-        """With zeros behind them where `real` is False, and laid out over devices as it is; the targets stay."""
+        """Pad xs and lengths with sequences of zeros where `real` is False. They get the sharding of `real`."""
         if real is None:
             return self
 
@@ -63,15 +63,15 @@ def generated(
     """The problem of a generated task.
 
     Args:
-      recipe: sizes and rates.
-      draw: ``(key, count) -> Sequences`` to train on.
-      measure: ``(answers, sequences) -> (loss, metrics)``. Answers are ``[T, B, outputs]``, or ``[B, outputs]`` where
-        only the last one counts, without the last axis where outputs is 1.
-      test: the sequences to evaluate on.
-      outputs: numbers in an answer.
-      last: whether only each sequence's last output is read, or all.
-      score: which number is the test figure: "loss", or the name of a metric.
-      figure: the test figure in words.
+      recipe: the options of the run.
+      draw: ``(key, count) -> Sequences`` for training.
+      measure: ``(answers, sequences) -> (loss, metrics)``. The shape of answers is ``[T, B, outputs]``, or
+        ``[B, outputs]`` if `last`, without the last axis if `outputs` is 1.
+      test: the test sequences.
+      outputs: features of the model's output.
+      last: read only the output at the last step of each sequence.
+      score: the test figure: "loss", or the name of a metric.
+      figure: as in `Problem`.
       picture: as in `Problem`.
       baseline: as in `Problem`.
       longest: as in `Problem`.
@@ -115,11 +115,25 @@ def generated(
     )
 
 
+def output_at_last_step(
+    ys: Float[Array, "T *batch H"], lengths: Int[Array, "*batch"] | None
+) -> Float[Array, "*batch H"]:
+    """The output at the last step of each sequence, whose length is at least 1.
+
+    >>> from jaxlstm.tasks._generated import output_at_last_step
+    >>> output_at_last_step(jnp.array([[[1.0]], [[2.0]], [[0.0]]]), jnp.array([2]))
+    Array([[2.]], dtype=float32)
+    """
+    if lengths is None:
+        return ys[-1]
+    return jnp.take_along_axis(ys, (lengths - 1)[None, ..., None], axis=0)[0]
+
+
 def one_hot(symbols: Int[Array, "..."], count: int) -> Float[Array, "... C"]:
-    """Each symbol as a vector of `count` numbers: 1 in its place, else 0."""
+    """One-hot vectors of size `count` in float32."""
     return jax.nn.one_hot(symbols, count, dtype=jnp.float32)
 
 
 def share(right: Bool[Array, "..."]) -> Float[Array, ""]:
-    """How many of them are, as a share of all."""
+    """The share of True."""
     return jnp.mean(right, dtype=jnp.float32)

@@ -1,11 +1,10 @@
-"""The embedded Reber grammar as an automaton, and walks through it (Reber 1967; Smith & Zipser 1989).
+"""Random strings of the embedded Reber grammar (Reber 1967; Smith & Zipser 1989).
 
-The Reber grammar's strings begin with B and end with E:
+A string of the Reber grammar starts with B, ends with E and follows the transitions of TABLE, which maps a state to
+(symbol, next state) pairs. Where a state has two transitions, each is taken with probability 1/2.
 
-    B, then T S* X | P T* V, then by the arcs below to E       TABLE has them: state -> (symbol, next state), ...
-
-An embedded string is B T <Reber string> T E or B P <Reber string> P E: the second symbol comes again as the last but
-one, after a string that tells nothing of it. Where two arcs leave a state, each is taken with probability 1/2.
+A string of the embedded grammar is B T <Reber string> T E or B P <Reber string> P E. The last symbol but one repeats
+the second, and nothing in between tells which it was.
 """
 
 from typing import NamedTuple
@@ -32,7 +31,7 @@ TABLE = {
 
 
 class Walk(NamedTuple):
-    """Symbols ``[T, B]``, what could have come in their place ``[T, B, 7]``, and whether a string ended ``[T, B]``."""
+    """The symbols, the symbols that the grammar allows at each step, and whether a string ends there."""
 
     symbols: Int[Array, "T B"]
     legal: Bool[Array, "T B 7"]
@@ -40,24 +39,24 @@ class Walk(NamedTuple):
 
 
 def walk(key: Key, batch_size: int, steps: int, *, within: bool) -> Walk:
-    """Go through embedded strings, one behind the other.
+    """Draw embedded strings, one after the other.
 
     Args:
       key: a PRNG key.
       batch_size: B.
-      steps: T, the symbols of each walk.
-      within: whether the first string must end within the walk, so that an arc that leaves too few symbols for it is
-        not taken; needs 9 steps.
+      steps: T, the symbols of a walk.
+      within: make the first string end within the walk, by never taking a transition that leaves too few steps for
+        it. Needs at least 9 steps.
 
     >>> from jaxlstm.tasks._grammar import ALPHABET, walk
     >>> symbols = walk(jax.random.key(0), batch_size=1, steps=9, within=True).symbols
     >>> string = "".join(ALPHABET[int(symbol)] for symbol in symbols[:, 0])
-    >>> string in ("BTBTXSETE", "BTBPVVETE", "BPBTXSEPE", "BPBPVVEPE")  # the shortest there are
+    >>> string in ("BTBTXSETE", "BTBPVVETE", "BPBTXSEPE", "BPBPVVEPE")  # the shortest strings
     True
     """
     symbols, following, fewest, legal = (jnp.asarray(array) for array in (_SYMBOLS, _NEXT, _FEWEST, _LEGAL))
     arcs = jax.random.randint(key, (steps, batch_size), 0, 2, jnp.int32)
-    left = jnp.arange(steps - 1, -1, -1, dtype=jnp.int32)  # symbols that may follow each one
+    left = jnp.arange(steps - 1, -1, -1, dtype=jnp.int32)  # steps after each one
 
     def step(state: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
         arc, left = now
@@ -71,7 +70,7 @@ def walk(key: Key, batch_size: int, steps: int, *, within: bool) -> Walk:
 
 
 def _embedded() -> dict[str, tuple[tuple[str, str], ...]]:
-    """The table of strings in a row: it leads from the last E back to the start."""
+    """The transitions of the embedded grammar, with a way back from the last E to the start."""
     table = {START: (("B", "choose"),), "choose": (("T", "T begin"), ("P", "P begin"))}
     for outer in "TP":
         table |= {f"{outer} {state}": tuple((s, f"{outer} {to}") for s, to in arcs) for state, arcs in TABLE.items()}
@@ -80,8 +79,10 @@ def _embedded() -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def _arrays() -> tuple[np.ndarray, ...]:
-    """The automaton as arrays over its states, start first: both arcs' symbols and next states ``[states, 2]`` (the one
-    arc twice where there is one), the fewest symbols to the end ``[states]``, the legal ones ``[states, 7]``.
+    """The grammar as arrays, whose first axis is the state; the start comes first.
+
+    The symbols ``[states, 2]`` and next states ``[states, 2]`` of both transitions (a single one is repeated), the
+    fewest symbols to the end of the string ``[states]``, and the allowed symbols ``[states, 7]``.
     """
     table = _embedded()
     states = list(table)
@@ -91,7 +92,7 @@ def _arrays() -> tuple[np.ndarray, ...]:
     legal = np.zeros((len(states), len(ALPHABET)), np.bool_)
     np.put_along_axis(legal, symbols, True, axis=1)
     fewest = np.full(len(states), len(states), np.int32)
-    fewest[0] = 0  # reached again, a string is at its end
+    fewest[0] = 0  # the end of a string leads back to the start
     for _ in states:
         fewest[1:] = 1 + fewest[following[1:]].min(axis=1)
     return symbols, following, fewest, legal

@@ -1,15 +1,15 @@
-"""JSB chorales (Boulanger-Lewandowski et al. 2012; split of Bai et al. 2018): which keys sound in the next frame?
+"""JSB chorales (Boulanger-Lewandowski et al. 2012; split of Bai et al. 2018): predict the keys of the next frame.
 
-229 chorales to train on, 76 to validate, 77 to test; 25 to 160 frames of 88 keys, each on or off. The file
-JSB_Chorales.mat, which the sequence models of Bai et al. are trained from, is the user's to bring.
+229 chorales for training, 76 for validation, 77 for testing. Each has 25 to 160 frames of 88 keys, on or off. The user
+provides the file JSB_Chorales.mat, which Bai et al. use.
 
-Figures are negative log-likelihoods of a frame, summed over its keys, in nats, averaged over all frames but the first
-of each chorale. Published by Bai et al. (two layers of 200 units): 8.45 for the LSTM, 8.43 for the GRU, 8.91 for the
-RNN.
+The figure is the negative log-likelihood of a frame in nats, summed over keys and averaged over all frames but the
+first of each chorale. Bai et al. publish 8.45 for the LSTM, 8.43 for the GRU and 8.91 for the RNN (two layers of 200
+units).
 
-The recipe was the best of four tried, by the chorales to validate: 8.29 there, the others 8.45 (200 units, dropout 0.5,
-1200 steps of 16 at 0.003), 8.53 and 8.61 (200 units, dropout 0.5 and 0.3, 600 steps). On the test
-chorales it then came to 8.33, one seed. The test figure that a run logs as it trains is for the eye alone.
+The recipe is the best of four on the validation set: 8.29. The others had 8.45 (200 units, dropout 0.5, 1200 steps of
+16 at 0.003), 8.53 and 8.61 (200 units, dropout 0.5 and 0.3, 600 steps). One seed of it then reached 8.33 on the test
+set. The test figures logged during training are not used to choose anything.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 
 from jaxlstm import Cell, Network, Stack
 from jaxlstm.tasks import _pictures
-from jaxlstm.tasks._data import epochs, files_sum
+from jaxlstm.tasks._data import epochs
 from jaxlstm.tasks._model import ModelParams, dropout, linear
 from jaxlstm.tasks._run import RunError
 from jaxlstm.tasks._task import Problem, Recipe, Task
@@ -38,32 +38,29 @@ RECIPE = Recipe(
     task="jsb",
     cell="lstm",
     hidden_size=300,
-    layers=1,
     dropout=0.7,
     steps=800,
     batch_size=8,
     learning_rate=1e-2,
-    seed=0,
-    seeds=1,
     evaluate_every=100,
     file="JSB_Chorales.mat",
 )
 
 
 class Chorales(NamedTuple):
-    """``frames [N, T, 88]``, 1 where a key sounds, 0 where not and in the padding at the end; ``lengths [N]``."""
+    """``frames [N, T, 88]``, 1 if the key is on, 0 if off and in the padding; ``lengths [N]``."""
 
     frames: Float32[np.ndarray, "N T 88"]
     lengths: Int32[np.ndarray, "N"]
 
 
 def load(path: Path) -> tuple[Chorales, Chorales, Chorales]:
-    """The chorales to train on, to validate and to test, each part padded to its longest.
+    """The chorales for training, validation and testing, each set padded to its longest.
 
     Raises:
-      RunError: if the file cannot be read, or does not hold them.
+      RunError: if the file cannot be read or is not JSB_Chorales.mat.
     """
-    from scipy.io import loadmat  # here, since it is slow to load; JAX itself needs SciPy
+    from scipy.io import loadmat  # slow to import; JAX depends on SciPy
 
     try:
         with path.open("rb") as file:
@@ -73,12 +70,12 @@ def load(path: Path) -> tuple[Chorales, Chorales, Chorales]:
         raise RunError(
             f"{path} cannot be read ({error.strerror}); the jsb task needs JSB_Chorales.mat: --file"
         ) from error
-    except Exception as error:  # of many types, from the reading of a file that may be anything
+    except Exception as error:  # loadmat raises many types
         raise RunError(f"{path}: damaged, or not JSB_Chorales.mat ({str(error) or type(error).__name__})") from error
 
 
 def problem(recipe: Recipe) -> Problem:
-    """The chorales, and a network that predicts each frame from those before it."""
+    """The chorales, and a network that predicts each next frame."""
     train, _, test = load(Path(recipe.file or ""))
     train, test = (jax.tree.map(jnp.asarray, part) for part in (train, test))
 
@@ -104,8 +101,8 @@ def problem(recipe: Recipe) -> Problem:
         loss=loss,
         predict=lambda network, params: model(network, params, test),
         score=lambda logits: frame_loss(logits, test),
-        data_sum=files_sum([Path(recipe.file or "")]),
-        figure="test negative log-likelihood, nats a frame",
+        files=[Path(recipe.file or "")],
+        figure="test negative log-likelihood in nats per frame",
         baseline=("published, LSTM", PUBLISHED),
         picture=partial(_pictures.probabilities, np.asarray(test.frames[0, 1 : SHOWN + 1]) == 1, 0, jax.nn.sigmoid, ()),
     )
@@ -123,7 +120,7 @@ def frame_loss(logits: Float[Array, "steps B 88"], chorales: Chorales) -> Float[
 
 
 def _part(sequences: Any) -> Chorales:
-    """A cell array of [frames, 88] matrices, padded."""
+    """Pad a cell array of [frames, 88] matrices."""
     parts = [np.asarray(sequence) for sequence in sequences[0]]
     lengths = np.array([len(part) for part in parts], np.int32)
     frames = np.zeros((len(parts), lengths.max(), KEYS), np.float32)
@@ -137,6 +134,6 @@ def _part(sequences: Any) -> Chorales:
 TASK = Task(
     recipe=RECIPE,
     problem=problem,
-    help="JSB chorales from the file JSB_Chorales.mat: which keys sound next",
+    help="JSB chorales (needs JSB_Chorales.mat): predict the keys of the next frame",
     picture_name="probabilities.png",
 )

@@ -1,16 +1,17 @@
-"""Long time lags without and with noise in between (Hochreiter & Schmidhuber 1997, section 5.2, tasks 2a and 2b).
+"""Long time lags without and with noise (Hochreiter & Schmidhuber 1997, section 5.2, tasks 2a and 2b).
 
-The first symbol of a sequence, x or y, comes again as its last, p steps later; the network predicts each next symbol.
-Without noise (2a) the p - 1 symbols in between are a_1, a_2, ..., the same in every sequence. With noise (2b) they are
-drawn at random, so that none of them can be predicted. A sequence is right if no output is off by 0.25 or more, at any
-step (2a) or at the last one (2b), the only one that can be foreseen.
+The first symbol of a sequence, x or y, returns as its last one, p steps later. The network predicts each next symbol.
+In task 2a, without noise, the p - 1 symbols in between are a_1, a_2, ... in every sequence. In task 2b, with noise,
+they are random, so only the last symbol can be predicted. A sequence counts as right if every output is within 0.25 of
+its target, at all steps (2a) or at the last step (2b).
 
 At p = 100 the paper's networks needed 5 040 sequences for 2a, which neither BPTT nor RTRL solved, and 5 680 for 2b.
-They had no forget gate, gradients cut short, sigmoid outputs in place of a softmax, and took sequences one at a time.
+They had no forget gate, truncated gradients, sigmoid outputs instead of a softmax, and were trained on one sequence at
+a time.
 
-Without noise there are but two sequences, and a batch here holds both, as evenly as it divides. It matters: where a
-batch holds one of them more often, the gradient says first of all that this one is likelier, and in thousands of
-sequences drawn at random no cell of ours has been seen to solve the task at p = 50 or more.
+Without noise there are only two different sequences, and each batch here has equal numbers of both. This matters. If a
+batch has more of one, the gradient mostly says that this one is more likely. With thousands of sequences drawn at
+random, none of our cells solved the task at p = 50 or more.
 """
 
 from dataclasses import replace
@@ -34,13 +35,9 @@ RECIPE = Recipe(
     task="noise-free-lag",
     cell="all",
     hidden_size=128,
-    layers=1,
-    dropout=0.0,
     steps=2500,
     batch_size=2,
     learning_rate=3e-2,
-    seed=0,
-    seeds=1,
     evaluate_every=250,
     length=100,
 )
@@ -48,22 +45,22 @@ RECIPE = Recipe(
 
 @partial(jax.jit, static_argnames=("batch_size", "length", "noise"))
 def make_batch(key: Key, batch_size: int, length: int, *, noise: bool) -> Sequences:
-    """Draw sequences of p + 1 symbols, each to be predicted from those before it.
+    """Draw sequences of p + 1 symbols and the next symbols to predict.
 
         s = (x, a_1, a_2, ..., a_{p-1}, x)  or  (y, a_1, a_2, ..., a_{p-1}, y)
 
-    With noise, one of the two is drawn for each sequence, and each a_j from all of the a. Without, they alternate in a
-    batch, and it is drawn which comes first.
+    With noise, x or y is drawn for each sequence, and the symbols in between are drawn from a_1, ..., a_{p-1}. Without
+    noise, x and y alternate in the batch, and which comes first is drawn.
 
     Args:
       key: a PRNG key.
       batch_size: B.
-      length: p, the steps between a symbol and its return, at least 2.
-      noise: whether the symbols in between are drawn at random.
+      length: p, the time lag, at least 2.
+      noise: draw the symbols in between at random.
 
     Returns:
-      ``xs [p, B, p + 1]``, s_0 to s_{p-1} one-hot in the order of a_1, ..., a_{p-1}, x, y; ``targets [p, B]``, the
-      symbols s_1 to s_p.
+      ``xs [p, B, p + 1]``: s_0 to s_{p-1}, one-hot in the order a_1, ..., a_{p-1}, x, y. ``targets [p, B]``: s_1 to
+      s_p.
 
     >>> from jaxlstm.tasks._long_lags import make_batch
     >>> xs, targets, _ = make_batch(jax.random.key(0), batch_size=2, length=4, noise=False)
@@ -103,7 +100,7 @@ def problem(recipe: Recipe, *, noise: bool) -> Problem:
 
 
 def measure(logits: Float[Array, "T B C"], sequences: Sequences, *, noise: bool) -> tuple[Array, dict[str, Array]]:
-    """The mean cross-entropy of all steps; the last step's mean error, and the share of sequences right."""
+    """The mean cross-entropy of all steps; the mean error of the last step, and the share of sequences right."""
     targets = sequences.targets
     errors = jnp.abs(jax.nn.softmax(logits) - one_hot(targets, logits.shape[-1]))
     counted = errors[-1:] if noise else errors
@@ -114,7 +111,7 @@ def measure(logits: Float[Array, "T B C"], sequences: Sequences, *, noise: bool)
 NOISE_FREE = Task(
     recipe=RECIPE,
     problem=partial(problem, noise=False),
-    help="the first symbol comes again after p fixed ones",
+    help="recall the first symbol after a long fixed sequence",
     picture_name="probabilities.png",
 )
 NOISY = Task(
@@ -129,6 +126,6 @@ NOISY = Task(
         length=50,
     ),
     problem=partial(problem, noise=True),
-    help="the first symbol comes again after p random ones",
+    help="recall the first symbol after a long random sequence",
     picture_name="probabilities.png",
 )

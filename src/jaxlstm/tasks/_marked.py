@@ -1,12 +1,13 @@
-"""Adding and multiplication: numbers kept over many steps (Hochreiter & Schmidhuber 1997, sections 5.4 and 5.5).
+"""Adding and multiplication over long time lags (Hochreiter & Schmidhuber 1997, sections 5.4 and 5.5).
 
-Sequences of pairs: a real number, and a marker, which is 1 at two steps, -1 at the first and the last step, else 0. At
-the end the network is to tell the sum of the two marked numbers, scaled to [0, 1], or their product. An answer is right
-if it is off by less than 0.04. Training stops when the mean error has fallen below 0.01 and the last 2000 sequences
-were right (adding), or when fewer than 140 of the last 2000 were wrong (multiplication).
+Each step of a sequence is a pair of a real number and a marker. The marker is 1 at two steps, -1 at the first and the
+last step, and 0 elsewhere. At the end the network outputs the sum of the two marked numbers, scaled to [0, 1], or their
+product. An answer counts as right if its error is below 0.04. The paper stops training when the mean error is below
+0.01 and the last 2000 sequences were right (adding), or when fewer than 140 of the last 2000 were wrong
+(multiplication).
 
 The paper's networks needed 74 000 sequences for adding at T = 100, 209 000 at 500, 853 000 at 1000, and 482 000 for
-multiplication at T = 100. They had no forget gate, gradients cut short, and took sequences one at a time.
+multiplication at T = 100. They had no forget gate and truncated gradients, and were trained on one sequence at a time.
 """
 
 from dataclasses import replace
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, share
-from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._task import LARGEST_LENGTH, Problem, Recipe, Task
 from jaxlstm.tasks._types import Key
 from jaxlstm.training import squared_error
 
@@ -29,13 +30,9 @@ RECIPE = Recipe(
     task="adding-1997",
     cell="all",
     hidden_size=32,
-    layers=1,
-    dropout=0.0,
     steps=2000,
     batch_size=32,
     learning_rate=1e-2,
-    seed=0,
-    seeds=1,
     evaluate_every=250,
     length=100,
 )
@@ -43,20 +40,20 @@ RECIPE = Recipe(
 
 @partial(jax.jit, static_argnames=("batch_size", "length", "multiply"))
 def make_batch(key: Key, batch_size: int, length: int, *, multiply: bool) -> Sequences:
-    """Draw sequences of `length` to 11/10 `length` pairs and their targets.
+    """Draw sequences of T to 11/10 T pairs and their targets.
 
         x_t = (v_t, m_t)    m_t = 1 at t = a and t = b, -1 at the first and the last step, else 0
         adding:             v_t ~ U(-1, 1)    target = 1/2 + (v_a + v_b) / 4
         multiplication:     v_t ~ U(0, 1)     target = v_a v_b
         a ~ U{0 .. 9}       b ~ U of {0 .. T/2 - 1} without a
 
-    Where the first step is marked, the -1 stands in the marker's place, and its number counts as 0 (as 1 in a product).
+    If the first step is drawn as a or b, its marker is -1 all the same, and its number counts as 0 (1 in a product).
 
     Args:
       key: a PRNG key.
       batch_size: B.
-      length: T, the fewest pairs of a sequence, at least 20.
-      multiply: whether the target is the product, or else the sum.
+      length: T, the smallest number of pairs, at least 20.
+      multiply: make the target the product instead of the sum.
 
     Returns:
       ``xs [T + T // 10, B, 2]``, 0 after the end of each sequence, and ``targets [B]`` in float32; ``lengths [B]``.
@@ -71,7 +68,7 @@ def make_batch(key: Key, batch_size: int, length: int, *, multiply: bool) -> Seq
     lengths = jax.random.randint(length_key, (batch_size,), length, longest + 1, jnp.int32)
     a = jax.random.randint(first_key, (batch_size,), 0, 10, jnp.int32)
     b = jax.random.randint(second_key, (batch_size,), 0, length // 2 - 1, jnp.int32)
-    b = b + (b >= a).astype(b.dtype)  # those before a keep their number, those from a on move up by one
+    b = b + (b >= a).astype(b.dtype)  # skip a
 
     steps, last = jnp.arange(longest, dtype=jnp.int32)[:, None], lengths[None] - 1
     values = jax.random.uniform(value_key, (longest, batch_size), jnp.float32, 0 if multiply else -1, 1)
@@ -116,12 +113,14 @@ def measure(answers: Float[Array, "B"], sequences: Sequences) -> tuple[Array, di
 ADDING_1997 = Task(
     recipe=RECIPE,
     problem=partial(problem, multiply=False),
-    help="the adding problem as in 1997: values from U(-1, 1), random lengths",
+    help="adding problem as in the 1997 paper: numbers in [-1, 1], varying lengths",
     picture_name="predictions.png",
+    limits={"length": (20, LARGEST_LENGTH)},
 )
 MULTIPLICATION = Task(
     recipe=replace(RECIPE, task="multiplication"),
     problem=partial(problem, multiply=True),
-    help="the same with a product in place of the sum",
+    help="the product of two marked numbers",
     picture_name="predictions.png",
+    limits={"length": (20, LARGEST_LENGTH)},
 )

@@ -1,4 +1,4 @@
-"""All models of a run as one: a model for each cell, each leaf with an axis of seeds."""
+"""All models of a run as one tree: a model for each cell, each leaf with an axis of seeds in front."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,11 +16,11 @@ from jaxlstm.tasks._task import CELLS, Problem, Recipe
 from jaxlstm.tasks._types import Carry, Key
 from jaxlstm.training import LossFn, TrainState, init_state
 
-Models = dict[str, Any]  # by the name of the cell; each leaf leads with an axis of seeds
+Models = dict[str, Any]  # by cell name; each leaf has an axis of seeds in front
 
 
 def init(problem: Problem, network: Network) -> Callable[[Key], ModelParams]:
-    """The function from a key to the initial params of one model."""
+    """A function from a key to the initial params of one model."""
     return lambda key: init_model(network, key, problem.input_size, problem.outputs, problem.steps_read)
 
 
@@ -29,7 +29,7 @@ def initial_state(
 ) -> TrainState:
     """One state for all models, each leaf with an axis of seeds.
 
-    A loop over the seeds: vmapped QR decompositions can leave XLA waiting for ever on a machine with few cores.
+    This loops over the seeds, because vmapped QR decompositions can deadlock XLA on a machine with few cores.
     """
     states = []
     for seed in recipe.every_seed:
@@ -47,12 +47,12 @@ def _initial_carry(problem: Problem, networks: dict[str, Network], params: Model
 
 
 def stack(trees: list[Any]) -> Any:
-    """One tree, each leaf with an axis of seeds."""
+    """Stack the leaves of the trees along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def loss(problem: Problem, networks: dict[str, Network]) -> LossFn:
-    """The sum of the cells' losses on the same batch: each one's gradient is its own."""
+    """The sum of the cells' losses on the same batch. Each cell's gradient is that of its own loss."""
 
     def total(losses: dict[str, Array], reported: dict[str, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
         metrics = {
@@ -83,7 +83,7 @@ def _unzip(pairs: dict[str, tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str,
 
 
 def predictor(problem: Problem, networks: dict[str, Network]) -> Callable[[Models], Models]:
-    """The function from all models to their predictions: one jitted program, so that numbers repeat exactly."""
+    """A function from all models to their predictions. One jitted program, so that results repeat exactly."""
     predict = jax.jit(
         lambda models: [jax.vmap(partial(problem.predict, network))(models[cell]) for cell, network in networks.items()]
     )

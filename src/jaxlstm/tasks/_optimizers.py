@@ -1,4 +1,4 @@
-"""The optimizers of the tasks, made of Optax's parts."""
+"""The optimizers of the tasks."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from optax import GradientTransformation
 
 
 def clipped_adam(learning_rate: float, steps: int) -> GradientTransformation:
-    """Adam, on gradients of norm 1 at most, with a learning rate that falls to 0 as half a cosine."""
+    """Adam with gradients clipped to norm 1 and a learning rate that decays to 0 along half a cosine."""
     schedule = optax.cosine_decay_schedule(learning_rate, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
 def per_model(optimizer: GradientTransformation) -> GradientTransformation:
-    """The optimizer for each model of a dict apart, so that clipping one's gradient does not look at the others'."""
+    """Apply the optimizer to each model of a dict separately, so that each gradient is clipped by its own norm."""
 
     def init(params: Any) -> Any:
         return {name: optimizer.init(model) for name, model in params.items()}

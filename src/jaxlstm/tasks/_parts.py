@@ -1,7 +1,7 @@
-"""A run that several processes share: each has its part of every batch, and the devices sum what comes of them.
+"""A run shared by several processes: each provides its part of every batch.
 
-The sequences of a batch lie on its last axis. It is filled up with zeros to what all devices divide, always at its end;
-so a loss reads what counts as the first `batch_size` of its model's answers.
+The sequences of a batch are on its last axis. A batch that the devices do not divide is padded with zeros at its end,
+so a loss must only use the first `batch_size` sequences.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from jaxlstm.training import TrainState
 
 
 def layout(problem: Problem) -> dict[str, Any]:
-    """The options of `make_train_step` by which several processes share a run; one process needs none."""
+    """The options of `make_train_step` for several processes; none for a single one."""
     if jax.process_count() == 1:
         return {}
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -26,19 +26,19 @@ def layout(problem: Problem) -> dict[str, Any]:
 
 
 def local(tree: Any) -> Any:
-    """Arrays that every process has whole, as arrays of this one alone: it may compute with them what others do not."""
+    """Replicated arrays as arrays of this process alone, which it can compute with on its own."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if jax.process_count() > 1 else tree
 
 
 def shared_state(state: TrainState) -> TrainState:
-    """The state, its carry as long as the batches are."""
+    """The state with its carry padded to the size of the padded batches."""
     if jax.process_count() == 1:
         return state
     return state._replace(carry=jax.tree.map(lambda leaf: _filled_up(leaf, 1), state.carry))
 
 
 def own_batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
-    """Each seed's batch, stacked; of several processes, each has its part of it."""
+    """The batches of all seeds, stacked; with several processes, this process's part of them."""
     for batches in zip(*(problem.batches(seed) for seed in recipe.every_seed), strict=True):
         yield jax.tree.map(lambda *leaves: np.stack(leaves), *(_own_part(batch, recipe) for batch in batches))
 
@@ -46,7 +46,7 @@ def own_batches(recipe: Recipe, problem: Problem) -> Iterator[Any]:
 def _own_part(batch: Any, recipe: Recipe) -> Any:
     if jax.process_count() == 1:
         return batch
-    if batch is None:  # the loss draws the sequences, and devices keep those that they have of this
+    if batch is None:  # the loss draws the sequences; this tells each device which of them are its own
         batch = np.ones(recipe.batch_size, bool)
 
     def part(leaf: np.ndarray) -> np.ndarray:
@@ -56,5 +56,5 @@ def _own_part(batch: Any, recipe: Recipe) -> Any:
 
 
 def _filled_up(leaf: Any, axis: int) -> Any:
-    """To what all devices divide."""
+    """Pad an axis to a multiple of the number of devices."""
     return filled(leaf, axis, leaf.shape[axis] + -leaf.shape[axis] % jax.device_count())

@@ -1,4 +1,4 @@
-"""Pictures of a run. Figures are objects of their own here: no window, no global state, any backend."""
+"""Pictures of a run. They use no window and no global state of Matplotlib."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +9,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool
 
-from jaxlstm.inspect import draw_text
-
 COLOURS = {"rnn": "tab:red", "gru": "tab:green", "lstm": "tab:blue"}
 
 
 def learning_curve(
     path: Path, metrics: Path, cells: Sequence[str], figure_name: str, baseline: tuple[str, float] | None
 ) -> None:
-    """Training loss, and the test figure beside it, by step, as metrics.csv has them: a line for each seed."""
+    """The training loss and the test figure of metrics.csv against the step, one line for each seed."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    figure = _figure(11.0, 4.2)
+    figure = figure_of(11.0, 4.2)
     loss_axes, test_axes = figure.subplots(1, 2)
     for cell in cells:
         _curves(loss_axes, rows, f"{cell}.loss", cell, smooth=max(1, len(rows) // 100))
@@ -31,7 +29,7 @@ def learning_curve(
         test_axes.set_yscale("log")
     elif "share" in figure_name or "accuracy" in figure_name:
         low = 0.8 if min(line.get_ydata()[-1] for line in test_axes.get_lines()) > 0.9 else 0
-        test_axes.set_ylim(low, 1.005)  # the first evaluations would flatten all the others
+        test_axes.set_ylim(low, 1.005)  # low first evaluations would squeeze the rest
     if baseline:
         name, value = baseline
         test_axes.axhline(value, color="black", linestyle="--", linewidth=1, label=f"{name}: {value:.4g}")
@@ -46,13 +44,13 @@ def learning_curve(
 def confusion_matrix(
     labels: ArrayLike, classes: tuple[str, Sequence[str]], path: Path, logits: Mapping[str, Any]
 ) -> None:
-    """How often each class was taken for each: rows are the truth, columns the answers.
+    """Confusion matrices: rows are the true classes, columns the answers.
 
-    `classes` are what a class is, in a word, and their names.
+    `classes` is a word for a class, such as "digit", and the names of the classes.
     """
     labels = np.asarray(labels)
     what, names = classes
-    figure = _figure(5.6 * len(logits), 5.2)
+    figure = figure_of(5.6 * len(logits), 5.2)
     for axes, (cell, values) in zip(np.ravel(figure.subplots(1, len(logits))), logits.items(), strict=True):
         answers = np.argmax(values, axis=-1)
         counts = np.zeros((len(names), len(names)), np.int64)
@@ -69,11 +67,11 @@ def confusion_matrix(
 
 
 def predictions(targets: ArrayLike, limits: tuple[float, float], path: Path, answers: Mapping[str, Any]) -> None:
-    """Answers against targets: on the diagonal where right, on a level line where the target is not seen at all."""
+    """Answers against targets. Right answers lie on the diagonal; a model that learns nothing gives a level line."""
     low, high = limits
     margin = (high - low) / 20
     targets = np.asarray(targets)[:1000]
-    figure = _figure(4.2 * len(answers), 4.4)
+    figure = figure_of(4.2 * len(answers), 4.4)
     panels = np.ravel(figure.subplots(1, len(answers), sharex=True, sharey=True))
     for axes, (cell, values) in zip(panels, answers.items(), strict=True):
         axes.plot(limits, limits, color="black", linestyle="--", linewidth=1, label="right")
@@ -96,17 +94,17 @@ def probabilities(
     path: Path,
     logits: Mapping[str, Any],
 ) -> None:
-    """What was held for likely, and dots for what came, over n steps of the first test sequence from step `first` on.
+    """The predicted probabilities, with dots for the targets, at n steps of the first test sequence from `first` on.
 
-    `activation` makes probabilities of logits ``[T, B, C]``; `names` are those of the C outputs, none for numbers.
+    `activation` turns logits ``[T, B, C]`` into probabilities. `names` labels the C outputs; if empty, by number.
     """
     steps = len(truth)
-    figure = _figure(max(5.0, min(11.0, 1.5 + steps / 6)), 0.6 + 2.4 * len(logits))
+    figure = figure_of(max(5.0, min(11.0, 1.5 + steps / 6)), 0.6 + 2.4 * len(logits))
     panels = np.ravel(figure.subplots(len(logits), 1, sharex=True))
     for axes, (cell, values) in zip(panels, logits.items(), strict=True):
         shown = np.asarray(activation(values[first : first + steps, 0]))
         axes.imshow(shown.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none", origin="lower")
-        axes.plot(*np.nonzero(truth), ".", color="tab:red", markersize=3, label="what came")
+        axes.plot(*np.nonzero(truth), ".", color="tab:red", markersize=3, label="target")
         axes.set(title=cell, ylabel="output")
         if names:
             axes.set_yticks(range(len(names)), names)
@@ -116,25 +114,15 @@ def probabilities(
     figure.savefig(path, dpi=150)
 
 
-def surprise(passage: str, path: Path, bits: Mapping[str, Any]) -> None:
-    """A passage of the text, each character on the colour of its surprise in bits: pale where it was foreseen."""
-    columns = min(60, len(passage))
-    figure = _figure(9.0, max(1.4, 0.5 + 0.27 * -(-len(passage) // columns)) * len(bits))
-    panels = np.ravel(figure.subplots(len(bits), 1))
-    for axes, (cell, values) in zip(panels, bits.items(), strict=True):
-        draw_text(axes, passage, values[: len(passage), 0], limits=(0.0, 8.0), columns=columns)
-        axes.set(title=f"{cell}: surprise in bits, {np.mean(values):.2f} a character over all that is held out")
-    figure.savefig(path, dpi=150)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # here, since it takes a second that an evaluation need not wait
+def figure_of(width: float, height: float) -> Any:
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure  # slow to import, and only needed after training
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _plain_numbers(axis: Any) -> None:
-    """0.4 in place of 4 x 10^-1 on a logarithmic axis, between powers of ten where there are few of them."""
+    """Label a logarithmic axis with 0.4 rather than 4 x 10^-1, also between powers of ten if the axis spans few."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
@@ -146,7 +134,7 @@ def _plain_numbers(axis: Any) -> None:
 
 
 def _curves(axes: Any, rows: list[dict[str, str]], name: str, cell: str, smooth: int, **style: Any) -> None:
-    """A line for each seed: the columns name.0, name.1, ..., empty cells left out, and a mean over `smooth` steps."""
+    """One line for each seed from the columns name.0, name.1, ..., skipping empty cells; a mean over `smooth` rows."""
     seeds = [column for column in rows[0] if column.rpartition(".")[0] == name]
     for index, column in enumerate(seeds):
         points = np.array([(float(row["step"]), float(row[column])) for row in rows if row[column]])

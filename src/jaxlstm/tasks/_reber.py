@@ -1,11 +1,12 @@
 """The embedded Reber grammar (Hochreiter & Schmidhuber 1997, section 5.1): predict each next symbol of a string.
 
-Where two symbols can follow both are to be predicted, so a string is right if at each of its steps the symbols that can
-follow have the largest outputs. The last but one symbol repeats the second: that takes memory.
+Where the grammar allows two symbols, both have to be predicted. A string counts as right if, at every step, the allowed
+symbols have the largest outputs. The last symbol but one repeats the second, which takes memory.
 
-The paper's networks (three blocks of two cells, rate 0.5) needed 8 440 strings until all of 256 strings to train on and
-256 to test were right; Elman's never got there. They had no forget gate, gradients cut short, sigmoid outputs in place
-of a softmax, and took strings one at a time, from a fixed set; here each is drawn afresh.
+The paper has 256 strings for training and 256 for testing, and counts the training strings until all of them are right:
+8 440 for its networks (three blocks of two cells, rate 0.5). Elman's network never got there. The paper's networks had
+no forget gate, truncated gradients and sigmoid outputs instead of a softmax, and were trained on one string at a time.
+Here every string is drawn afresh.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, one_hot, share
 from jaxlstm.tasks._grammar import ALPHABET, walk
-from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._task import LARGEST_LENGTH, Problem, Recipe, Task
 from jaxlstm.tasks._types import Key
 from jaxlstm.training import cross_entropy
 
@@ -29,20 +30,16 @@ RECIPE = Recipe(
     task="reber",
     cell="all",
     hidden_size=32,
-    layers=1,
-    dropout=0.0,
     steps=1000,
     batch_size=8,
     learning_rate=1e-2,
-    seed=0,
-    seeds=1,
     evaluate_every=100,
     length=50,
 )
 
 
 class Following(NamedTuple):
-    """What comes after each step: the symbol ``[T, B]``, and all that the grammar allows ``[T, B, 7]``."""
+    """The next symbol, and all symbols that the grammar allows there."""
 
     symbols: Int[Array, "T B"]
     legal: Bool[Array, "T B 7"]
@@ -50,18 +47,19 @@ class Following(NamedTuple):
 
 @partial(jax.jit, static_argnames=("batch_size", "length"))
 def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
-    """Draw embedded Reber strings s, each symbol to be predicted from those before it.
+    """Draw embedded Reber strings and the next symbols to predict.
 
-    Arcs that lead to a string of more than `length` symbols are not taken (of 20 000 strings the longest has 40).
+    Transitions that would make a string longer than `length` are not taken. (The longest of 20 000 strings has 40.)
 
     Args:
       key: a PRNG key.
       batch_size: B.
-      length: the most symbols of a string, at least 9.
+      length: the largest number of symbols in a string, at least 9.
 
     Returns:
-      With T = length - 1, ``xs [T, B, 7]``, s_0 to s_{n-2} one-hot in the order of B, T, P, S, X, V, E, and 0 after
-      them; ``targets``, s_1 to s_{n-1} and what else could have come there; ``lengths [B]``, n - 1 for n symbols.
+      For strings s_0, ..., s_{n-1} and T = length - 1: ``xs [T, B, 7]``, s_0 to s_{n-2} one-hot in the order B, T, P,
+      S, X, V, E, then zeros; ``targets``, s_1 to s_{n-1} and the symbols that the grammar allows there; ``lengths
+      [B]``, n - 1.
 
     >>> from jaxlstm.tasks._reber import make_batch
     >>> xs, targets, lengths = make_batch(jax.random.key(0), batch_size=4, length=50)
@@ -69,7 +67,7 @@ def make_batch(key: Key, batch_size: int, length: int) -> Sequences:
     ((49, 4, 7), (49, 4), (49, 4, 7))
     """
     symbols, legal, ended = walk(key, batch_size, length, within=True)
-    lengths = jnp.argmax(ended, axis=0).astype(jnp.int32)  # the place of the first string's E
+    lengths = jnp.argmax(ended, axis=0).astype(jnp.int32)  # where the first string's E is
     shown = jnp.arange(length - 1, dtype=jnp.int32)[:, None] < lengths[None]
     xs = jnp.where(shown[..., None], one_hot(symbols[:-1], len(ALPHABET)), jnp.float32(0))
     return Sequences(xs, Following(symbols[1:], legal[1:]), lengths)
@@ -94,14 +92,14 @@ def problem(recipe: Recipe) -> Problem:
 
 
 def measure(logits: Float[Array, "T B 7"], sequences: Sequences) -> tuple[Array, dict[str, Array]]:
-    """The mean cross-entropy of all symbols, and the share of strings predicted throughout."""
+    """The mean cross-entropy of all symbols, and the share of strings right."""
     targets, mask = sequences.targets, sequences.mask
     right = jnp.all(predicted(logits, targets.legal) | ~mask, axis=0)
     return cross_entropy(logits, targets.symbols, mask), {"right": share(right)}
 
 
 def predicted(logits: Float[Array, "T B C"], legal: Bool[Array, "T B C"]) -> Bool[Array, "T B"]:
-    """Whether every symbol that can follow has a larger output than every one that cannot."""
+    """Whether every allowed symbol has a larger output than every other one."""
     worst_legal = jnp.min(jnp.where(legal, logits, jnp.inf), axis=-1)
     best_illegal = jnp.max(jnp.where(legal, -jnp.inf, logits), axis=-1)
     return worst_legal > best_illegal
@@ -110,6 +108,7 @@ def predicted(logits: Float[Array, "T B C"], legal: Bool[Array, "T B C"]) -> Boo
 TASK = Task(
     recipe=RECIPE,
     problem=problem,
-    help="strings of the embedded Reber grammar: predict what can follow",
+    help="embedded Reber grammar: predict the next symbol",
     picture_name="probabilities.png",
+    limits={"length": (9, LARGEST_LENGTH)},
 )

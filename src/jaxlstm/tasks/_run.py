@@ -1,4 +1,4 @@
-"""A run's directory: what is in it, how it comes to be, and how it is read back."""
+"""A run's directory: creating it, checking it and reading it back."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,23 @@ from jaxlstm.tasks._types import Params
 from jaxlstm.training import CheckpointError, LogError
 
 CONFIG, METRICS, LEARNING_CURVE = "config.json", "metrics.csv", "learning_curve.png"
-VOCABULARY, CHECKPOINTS = "vocabulary.json", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 
 class RunError(Exception):
-    """A run's directory is not what was asked for; the message is a sentence for the user."""
+    """A run cannot be started, continued or read. The message is one sentence for the user."""
 
 
 def weights_path(directory: Path, cell: str, seed: int) -> Path:
-    """Where the weights of one model are."""
+    """The file with the weights of one model."""
     return directory / f"weights_{cell}_seed{seed}.safetensors"
 
 
 def create(directory: Path, recipe: Recipe, version: str, data_sum: str | None = None) -> None:
-    """Make the directory, with its config.json: the options, the versions, and sums of the options and of the data.
+    """Create the directory and its config.json: options, versions, and checksums of the options and the data.
 
     Raises:
-      RunError: if it holds a run already, or cannot be made.
+      RunError: if the directory already holds a run, or cannot be created.
     """
     refuse_existing(directory)
     config = dataclasses.asdict(recipe)
@@ -44,7 +44,7 @@ def create(directory: Path, recipe: Recipe, version: str, data_sum: str | None =
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / CONFIG).open("x") as file:  # x: should two begin at once, one of them stops here
+        with (directory / CONFIG).open("x") as file:  # x: if two runs start at once, one of them stops here
             try:
                 file.write(json.dumps(config, indent=2) + "\n")
                 file.flush()
@@ -56,12 +56,12 @@ def create(directory: Path, recipe: Recipe, version: str, data_sum: str | None =
 
 
 def sum_of(value: Any) -> str:
-    """By which a change of options or characters is noticed."""
+    """A checksum of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_existing(directory: Path) -> None:
-    """Raise RunError where a run's files lie already, so that none is ever overwritten, or where none can lie."""
+    """Raise RunError if the directory already holds files of a run, or cannot be written to."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise RunError(f"{directory} cannot be written to: {nearest} is not a directory that takes files")
@@ -71,20 +71,20 @@ def refuse_existing(directory: Path) -> None:
 
 
 def has_checkpoint(directory: Path, steps: Sequence[int]) -> bool:
-    """Whether there is a checkpoint to go on from; none is needed if the run ended before its first.
+    """Whether there is a checkpoint to resume from. A run that ended before its first checkpoint starts again.
 
     Raises:
-      RunError: if there is none, and there was one.
+      RunError: if the run's checkpoints have gone missing.
     """
     beyond = [*directory.glob("*.safetensors"), *directory.glob(METRICS)]
     if not steps and beyond and (beyond[0].suffix == ".safetensors" or not (directory / CHECKPOINTS).is_dir()):
-        raise RunError(f"{directory} holds {beyond[0].name}, but no checkpoint to go on from in {CHECKPOINTS}")
+        raise RunError(f"{directory} holds {beyond[0].name}, but no checkpoint to resume from in {CHECKPOINTS}")
     return bool(steps)
 
 
 @contextlib.contextmanager
 def errors_of_files(directory: Path) -> Iterator[None]:
-    """What training says of checkpoints, and the system of other files in a run's directory, as a RunError."""
+    """Turns errors of checkpoints, the log and other files into a RunError."""
     try:
         yield
     except (CheckpointError, LogError) as error:
@@ -93,36 +93,36 @@ def errors_of_files(directory: Path) -> Iterator[None]:
         raise RunError(f"{error.filename or directory} cannot be written ({error.strerror or error})") from error
 
 
-def read_recipe(directory: Path, defaults: Mapping[str, Recipe]) -> Recipe:
-    """The recipe in config.json, which has the same options as its task's default.
+def read_recipe(directory: Path, check: Callable[[Recipe], object]) -> Recipe:
+    """The recipe in config.json, once `check` has accepted it.
 
     Raises:
-      RunError: if there is none, or it makes no sense.
+      RunError: if config.json is missing or damaged.
     """
     path = directory / CONFIG
     try:
         config, sums = _read_config(directory)
         recipe = Recipe(**config)
-        _check_options(recipe, defaults)
+        check(recipe)
     except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if sums["options"] != sum_of(config):
-        raise RunError(f"{path} is damaged: its options have another sum than when they were written")
+        raise RunError(f"{path} is damaged: the checksum of its options has changed")
     return recipe
 
 
 def check_data(directory: Path, recipe: Recipe, data_sum: str | None) -> None:
-    """Refuse other data than the run began with.
+    """Check that the data have not changed since the run began.
 
     Raises:
-      RunError: if they have another sum.
+      RunError: if their checksum has changed.
     """
     if _read_config(directory)[1]["data"] != data_sum:
-        raise RunError(f"{recipe.file} is not what it was when the run in {directory} began (it has another sum)")
+        raise RunError(f"{recipe.file} has changed since the run in {directory} began (its checksum is different)")
 
 
 def _read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options and the sums in config.json; of a damaged one a ValueError, a TypeError or an AttributeError."""
+    """The options and checksums in config.json. If it is damaged: ValueError, TypeError or AttributeError."""
     try:
         config: Any = json.loads((directory / CONFIG).read_text())
     except OSError as error:
@@ -132,50 +132,23 @@ def _read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     sums = config.pop("sums", None)
     config.pop("versions", None)
     if not isinstance(sums, dict) or sums.keys() != {"options", "data"}:
-        _checks.reject("sums", "those of the options and the data", _checks.describe(sums))
+        _checks.reject("sums", "checksums of the options and the data", _checks.describe(sums))
     return config, sums
 
 
-def _check_options(recipe: Recipe, defaults: Mapping[str, Recipe]) -> None:
-    """A recipe's task exists, and has those of the options that only some tasks have."""
-    if recipe.task not in defaults:
-        _checks.reject("task", f"one of {', '.join(defaults)}", repr(recipe.task))
-    for name in ("length", "hold_out", "file"):
-        value = getattr(recipe, name)
-        if (value is None) != (getattr(defaults[recipe.task], name) is None):
-            _checks.reject(name, f"what the task {recipe.task} has", value)
-
-
-def write_vocabulary(directory: Path, vocabulary: str) -> None:
-    """Keep the characters that a model's inputs and outputs stand for."""
-    stored = {"characters": vocabulary, "sum": sum_of(vocabulary)}
-    (directory / VOCABULARY).write_text(json.dumps(stored) + "\n")
-
-
-def read_vocabulary(directory: Path) -> str:
-    """The characters that the models of a run on text know.
-
-    Raises:
-      RunError: if they are missing or damaged.
-    """
-    path = directory / VOCABULARY
-    try:
-        stored = json.loads(path.read_text())
-        vocabulary, stored_sum = stored["characters"], stored["sum"]
-    except OSError as error:
-        raise RunError(f"{directory} holds no vocabulary: {VOCABULARY} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error}") from error
-    if not isinstance(vocabulary, str) or not vocabulary or sum_of(vocabulary) != stored_sum:
-        raise RunError(f"{path} is damaged: its characters have another sum than when they were written")
-    return vocabulary
+def write_kept(directory: Path, keep: Mapping[str, str]) -> None:
+    """Write the files that a problem keeps in the run, unless they are there and undamaged."""
+    for name, content in keep.items():
+        path = directory / name
+        if not path.is_file() or path.read_bytes() != content.encode():
+            path.write_text(content)
 
 
 def read_weights(directory: Path, cell: str, seed: int, template: Params) -> Params:
     """The weights of one model.
 
     Raises:
-      RunError: if they are missing or damaged, or are those of another model.
+      RunError: if they are missing, damaged, or belong to another model.
     """
     path = weights_path(directory, cell, seed)
     try:

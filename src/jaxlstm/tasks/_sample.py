@@ -1,4 +1,4 @@
-"""Text out of a trained model of characters, one character at a time."""
+"""Generates text with a trained model, one character at a time."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,24 +24,24 @@ def sample(
     top_k: int | None = None,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Draw characters from the model of a run of the task "text", each yielded as it comes.
+    """Generate text with the model of a run of the task "text".
 
         p = softmax(logits / temperature)      over the top_k largest logits
 
     Args:
-      directory: of the run; `load_text` says which of several models speaks.
-      prompt: what the model reads first, at least one character; it is not yielded.
-      length: how many characters to draw.
-      temperature: below 1 keeps to what is likely; 0 takes the likeliest always.
-      top_k: draw among so many; None means all.
-      seed: of the draws.
+      directory: the run's directory. If it has several models, see `load_text` for which one is used.
+      prompt: text that the model reads first, at least one character.
+      length: characters to generate.
+      temperature: below 1 favours likely characters; 0 always takes the likeliest.
+      top_k: draw only from the N likeliest characters.
+      seed: random seed.
 
     Returns:
-      An iterator over the characters.
+      An iterator over the generated characters, without the prompt.
 
     Raises:
-      RunError: if the directory holds no such run, or the prompt holds characters that the model does not know.
-      ValueError, TypeError: if an option has no meaning; the message names it.
+      RunError: if the directory holds no such run, or the prompt has characters that the model does not know.
+      ValueError, TypeError: if an option is invalid; the message starts with its name.
     """
     _check_options(prompt, length, temperature, top_k, seed)
     network, params, vocabulary = load_text(directory)
@@ -61,7 +61,7 @@ def sample(
 def _read(
     network: Network, params: ModelParams, carry: Carry, characters: Int[Array, "T"]
 ) -> tuple[Carry, Float[Array, "V"]]:
-    """The carry after these characters, and the logits of the one after them."""
+    """The carry after these characters, and the logits of the next one."""
     carry, logits = _text.model(network, params, carry, characters[:, None])
     return carry, logits[-1, 0]
 
@@ -75,19 +75,19 @@ def draw(key: Key, logits: Float[Array, "V"], temperature: float, top_k: int | N
     """
     if top_k is not None and top_k < logits.size:
         logits = jnp.where(logits < jnp.sort(logits)[-top_k], -jnp.inf, logits)
-    if temperature < jnp.finfo(logits.dtype).tiny:  # which float32 takes for 0
+    if temperature < jnp.finfo(logits.dtype).tiny:  # 0 in float32
         return jnp.argmax(logits).astype(jnp.int32)
-    logits = logits - jnp.max(logits)  # so that what overflows becomes -inf, a probability of 0
+    logits = logits - jnp.max(logits)  # so that an overflow gives -inf, a probability of 0
     return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
 
 def _check_options(prompt: object, length: object, temperature: object, top_k: object, seed: object) -> None:
     if not isinstance(prompt, str) or not prompt:
-        _checks.reject("prompt", "one character at least", _checks.describe(prompt))
+        _checks.reject("prompt", "at least one character", _checks.describe(prompt))
     _checks.check_size("length", length)
     _checks.check_number("temperature", temperature)
     if temperature < 0:  # pyright: ignore[reportOperatorIssue]
-        _checks.reject("temperature", "a number, 0 at least", temperature)
+        _checks.reject("temperature", "a number >= 0", temperature)
     if top_k is not None:
         _checks.check_size("top_k", top_k)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:

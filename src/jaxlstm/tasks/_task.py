@@ -1,7 +1,7 @@
-"""What a task is made of: a recipe (numbers a user may change) and the problem that it leads to."""
+"""What a task consists of: a recipe (the options of a run) and the problem that the recipe leads to."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +10,55 @@ from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
 from jaxlstm.tasks._model import ModelParams
 
 CELLS: dict[str, Callable[..., Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
-LARGEST_SEED = 2**31 - 1  # keys are made from 32-bit integers where x64 is off
-LARGEST = {  # what the machine may refuse later, and less clearly, is refused here
+LARGEST_SEED = 2**31 - 1  # without x64, keys are made from 32-bit integers
+LARGEST = {  # above these the machine would fail later, with a message that is harder to understand
     "hidden_size": 16_384,
     "layers": 1000,
-    "steps": 2**31 - 1,  # they are counted in int32
+    "steps": 2**31 - 1,  # counted in int32
     "batch_size": 1_000_000,
     "seeds": 10_000,
     "evaluate_every": 2**31 - 1,
 }
-SHORTEST = {  # lengths below which a task has no sequences; 2 for the others that have a length
-    "adding-1997": 20,
-    "multiplication": 20,
-    "temporal-order-6a": 10,
-    "temporal-order-6b": 10,
-    "reber": 9,
-    "copying": 1,
-}
+LARGEST_LENGTH = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides a run. What a task has no use for is None.
+    """All options of a run. An option that the task does not have is None.
+
+    The command line takes its options and their help from here.
 
     Args:
-      task: its name; `jaxlstm.tasks.TASKS` has them all.
-      cell: a name in `CELLS`, or "all" for one model of each, trained side by side.
-      hidden_size: H of each cell, in each direction.
-      layers: recurrent layers on top of each other.
-      dropout: the rate between layers and before the head.
-      steps: of training.
-      batch_size: sequences a step.
-      learning_rate: of Adam, at the start; it falls to 0 as half a cosine.
-      seed: of the first model.
-      seeds: how many models to train at once, with seeds seed, seed + 1, ...; each as it would be alone, to rounding.
-      evaluate_every: in steps.
-      length: steps of a sequence, where the task generates them; its docstring says which, where they are not all.
-      hold_out: training sequences of each class to keep back and evaluate on; 0 to evaluate on the test set.
-      file: where the data lie, for a task that does not come with them.
+      task: a name in `jaxlstm.tasks.TASKS`.
+      cell: rnn, gru, lstm, or all to train one model of each side by side.
+      hidden_size: units of a cell in each direction.
+      steps: training steps.
+      batch_size: sequences in a batch.
+      learning_rate: initial learning rate of Adam; it decays to 0 along half a cosine.
+      evaluate_every: training steps between evaluations.
+      layers: recurrent layers.
+      dropout: dropout rate between layers and before the output, in [0, 1).
+      seed: random seed of the first model.
+      seeds: number of models to train at once, with the seeds SEED, SEED + 1, ...; each trains as it would alone.
+      length: length of the sequences, of the time lag (noise-free-lag, noisy-lag, copying) or of a chunk of text.
+      hold_out: training sequences of each class to hold out and evaluate on; 0 evaluates on the test set.
+      file: file with the data.
 
     Raises:
-      ValueError, TypeError: if a value has no meaning; the message begins with the field's name.
+      ValueError, TypeError: if a value is invalid; the message starts with the field's name.
     """
 
     task: str
     cell: str
     hidden_size: int
-    layers: int
-    dropout: float
     steps: int
     batch_size: int
     learning_rate: float
-    seed: int
-    seeds: int
     evaluate_every: int
+    layers: int = 1
+    dropout: float = 0.0
+    seed: int = 0
+    seeds: int = 1
     length: int | None = None
     hold_out: int | None = None
     file: str | None = None
@@ -78,10 +73,6 @@ class Recipe:
         if self.learning_rate <= 0:
             _checks.reject("learning_rate", "a positive number", self.learning_rate)
         _check_range("seed", self.seed, 0, LARGEST_SEED)
-        if self.length is not None:
-            _check_range("length", self.length, SHORTEST.get(self.task, 2), 1_000_000)
-        if self.hold_out is not None:
-            _check_range("hold_out", self.hold_out, 0, 29)
         if self.file is not None and (not isinstance(self.file, str) or not self.file):
             _checks.reject("file", "the path of a file", _checks.describe(self.file), TypeError)
 
@@ -105,28 +96,27 @@ def _check_range(name: str, value: Any, low: int, high: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A task's data and what to do with it, once the recipe is known.
+    """A task's data, model and pictures for a given recipe.
 
     Args:
-      input_size: features of a step of the input.
+      input_size: features of an input step.
       outputs: features of the model's output.
-      network: the network around a cell.
-      batches: of one seed, without end, sequences on the last axis; None where the loss draws all of its batch from
-        its key.
-      loss: ``(network, params, batch, key) -> (loss, metrics)`` for one batch, whose first `batch_size` sequences
-        count: several processes share one that is filled up.
-      predict: ``(network, params) -> predictions`` for all the test sequences.
-      score: predictions to the test figure.
-      figure: what `score` computes, in words.
-      baseline: a figure to compare with, and its name.
-      picture: draws the predictions that the first seed's models, by the names of their cells, make.
-      steps_read: how many steps' outputs the linear head reads side by side.
-      initial_carry: ``(network, params) -> carry`` before the first batch, where each goes on from the one before; then
-        loss is ``(network, params, carry, batch, key) -> (loss, (carry, metrics))``.
-      vocabulary: the characters that inputs and outputs stand for, which the run keeps; None where they are no text.
-      data_sum: of what was read from files, by which a change is noticed; None where nothing was.
-      longest: the steps over which something is to be remembered, where LSTM and GRU start from biases made for that
-        (`chrono`); None for those that they have otherwise.
+      network: builds the network from a cell.
+      batches: an endless iterator of batches for a seed, with the sequences on the last axis. The batch is None if the
+        loss draws its sequences from its key.
+      loss: ``(network, params, batch, key) -> (loss, metrics)``. Only the first `batch_size` sequences count: several
+        processes pad a batch that they cannot divide.
+      predict: ``(network, params) -> predictions`` for the whole test set.
+      score: computes the test figure from the predictions.
+      figure: the name of the test figure.
+      baseline: the name and value of a figure to compare with.
+      picture: draws the predictions of the first seed's models, given by cell name.
+      steps_read: how many steps' outputs the linear head reads, concatenated.
+      initial_carry: ``(network, params) -> carry`` before the first batch, for a task in which each batch continues the
+        one before. The loss is then ``(network, params, carry, batch, key) -> (loss, (carry, metrics))``.
+      files: the files that the data were read from. A run remembers their checksum.
+      keep: names and contents of further files that the run's directory gets.
+      longest: the longest time lag, for `chrono` biases of LSTM and GRU; None for the cells' default biases.
     """
 
     input_size: int
@@ -141,12 +131,12 @@ class Problem:
     picture: Callable[[Path, Mapping[str, Any]], None]
     steps_read: int = 1
     initial_carry: Callable[[Network, ModelParams], Any] | None = None
-    vocabulary: str | None = None
-    data_sum: str | None = None
+    files: Sequence[Path] = ()
+    keep: Mapping[str, str] = field(default_factory=dict)
     longest: int | None = None
 
     def cell(self, name: str, hidden_size: int) -> Cell:
-        """A cell of `CELLS`, with biases for what is to be remembered."""
+        """A cell of `CELLS`, with `chrono` biases if the problem has a time lag."""
         if self.longest is None or name == "rnn":
             return CELLS[name](hidden_size)
         return CELLS[name](hidden_size, b_init=chrono(max(3, self.longest)))
@@ -154,9 +144,44 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task: its own recipe, what a recipe leads to, one line of help, and its picture of predictions' name."""
+    """A task of `TASKS`.
+
+    Args:
+      recipe: the default options.
+      problem: builds the problem from a recipe.
+      help: one line for the command line's help.
+      picture_name: the file name of the picture of predictions.
+      limits: the smallest and largest value of options that only some tasks have.
+    """
 
     recipe: Recipe
     problem: Callable[[Recipe], Problem]
     help: str
     picture_name: str
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=lambda: {"length": (2, LARGEST_LENGTH)})
+
+    def recipe_with(self, **options: Any) -> Recipe:
+        """The default recipe with some options replaced.
+
+        Raises:
+          ValueError, TypeError: if an option is invalid or not one of the task's; the message starts with its name.
+        """
+        recipe = replace(self.recipe, **options)
+        self.check(recipe)
+        return recipe
+
+    def check(self, recipe: Recipe) -> None:
+        """Check the options that only some tasks have.
+
+        Raises:
+          ValueError, TypeError: if an option is invalid or not one of the task's; the message starts with its name.
+        """
+        for name in ("length", "hold_out", "file"):
+            value = getattr(recipe, name)
+            if getattr(self.recipe, name) is None:
+                if value is not None:
+                    raise ValueError(f"{name}: the task {self.recipe.task} has no such option")
+            elif value is None:
+                _checks.reject(name, f"a value, as the task {self.recipe.task} needs one", None)
+            elif name in self.limits:
+                _check_range(name, value, *self.limits[name])

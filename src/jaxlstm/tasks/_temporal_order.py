@@ -1,12 +1,12 @@
-"""Temporal order: in which order did the few relevant symbols come? (Hochreiter & Schmidhuber 1997, section 5.6.)
+"""Temporal order (Hochreiter & Schmidhuber 1997, section 5.6): classify the order of widely separated symbols.
 
-A sequence begins with E, ends with B, and has symbols drawn from a, b, c, d in between, but for two steps (task 6a) or
-three (task 6b), far from each other and from the end, where X or Y stands. Its class is the order of these: XX, XY, YX
-or YY, and likewise eight for three. An answer is right if the error of each class's probability is below 0.3. Training
-stops when the mean error has fallen below 0.1 and the last 2000 sequences were right.
+A sequence starts with E and ends with B. In between are random symbols from a, b, c, d, and X or Y at two steps (task
+6a) or three steps (task 6b) that are far apart. The class is the order of the X and Y: XX, XY, YX or YY in task 6a, and
+one of eight in task 6b. An answer counts as right if the probability of every class is within 0.3 of its target. The
+paper stops training when the mean error is below 0.1 and the last 2000 sequences were right.
 
-The paper's networks needed 31 390 sequences for 6a and 571 100 for 6b. They had no forget gate, gradients cut short,
-sigmoid outputs with squared errors in place of a softmax, and took sequences one at a time.
+The paper's networks needed 31 390 sequences for 6a and 571 100 for 6b. They had no forget gate, truncated gradients and
+sigmoid outputs with squared errors instead of a softmax, and were trained on one sequence at a time.
 """
 
 from dataclasses import replace
@@ -18,26 +18,22 @@ from jaxtyping import Array, Float
 
 from jaxlstm.tasks import _pictures
 from jaxlstm.tasks._generated import TEST_SEED, Sequences, generated, one_hot, share
-from jaxlstm.tasks._task import Problem, Recipe, Task
+from jaxlstm.tasks._task import LARGEST_LENGTH, Problem, Recipe, Task
 from jaxlstm.tasks._types import Key
 from jaxlstm.training import cross_entropy
 
 TEST_SIZE = 2560
 TOLERANCE = 0.3
 ALPHABET = "abcdEBXY"
-WINDOWS = {2: (10, 50), 3: (10, 33, 66)}  # where those of the relevant steps begin, in percent of the length
+WINDOWS = {2: (10, 50), 3: (10, 33, 66)}  # where X or Y can start, in percent of the length
 
 RECIPE = Recipe(
     task="temporal-order-6a",
     cell="all",
     hidden_size=32,
-    layers=1,
-    dropout=0.0,
     steps=1000,
     batch_size=32,
     learning_rate=1e-2,
-    seed=0,
-    seeds=1,
     evaluate_every=100,
     length=100,
 )
@@ -45,21 +41,21 @@ RECIPE = Recipe(
 
 @partial(jax.jit, static_argnames=("batch_size", "length", "relevant"))
 def make_batch(key: Key, batch_size: int, length: int, *, relevant: int) -> Sequences:
-    """Draw sequences of `length` to 11/10 `length` symbols and their classes.
+    """Draw sequences of T to 11/10 T symbols and their classes.
 
-        E ... X|Y ... X|Y ... B        class = sum_k 2^(n - 1 - k) [symbol k of the n relevant ones is Y]
+        E ... X|Y ... X|Y ... B        class = sum_k 2^(n - 1 - k) [relevant symbol k is Y]      k = 0 .. n - 1
 
-    With the paper's length of 100 the relevant steps are drawn from 10..20 and 50..60, or from 10..20, 33..43 and
-    66..76; with others, in proportion.
+    For T = 100, as in the paper, the steps of the relevant symbols are drawn from 10..20 and 50..60 (n = 2), or from
+    10..20, 33..43 and 66..76 (n = 3). Other lengths scale these ranges.
 
     Args:
       key: a PRNG key.
       batch_size: B.
-      length: T, the fewest symbols of a sequence, at least 10.
-      relevant: n, the steps with X or Y: 2 (task 6a) or 3 (task 6b).
+      length: T, the smallest number of symbols, at least 10.
+      relevant: n, the number of X and Y: 2 (task 6a) or 3 (task 6b).
 
     Returns:
-      ``xs [T + T // 10, B, 8]``, one-hot in the order of a, b, c, d, E, B, X, Y, and 0 after the end of each sequence;
+      ``xs [T + T // 10, B, 8]``, one-hot in the order a, b, c, d, E, B, X, Y, zeros after the end of each sequence;
       ``targets [B]``, the classes; ``lengths [B]``.
 
     >>> from jaxlstm.tasks._temporal_order import make_batch
@@ -106,7 +102,7 @@ def problem(recipe: Recipe, *, relevant: int) -> Problem:
 
 
 def measure(logits: Float[Array, "B C"], sequences: Sequences) -> tuple[Array, dict[str, Array]]:
-    """The cross-entropy; the mean error of a probability, and the share of sequences that the paper calls right."""
+    """The mean cross-entropy; the mean error of the probabilities, and the share of sequences right."""
     targets = sequences.targets
     errors = jnp.abs(jax.nn.softmax(logits) - one_hot(targets, logits.shape[-1]))
     right = share(jnp.max(errors, axis=-1) < TOLERANCE)
@@ -116,12 +112,14 @@ def measure(logits: Float[Array, "B C"], sequences: Sequences) -> tuple[Array, d
 ORDER_6A = Task(
     recipe=RECIPE,
     problem=partial(problem, relevant=2),
-    help="the order of two symbols far apart among random ones",
+    help="classify the order of two symbols far apart among random ones",
     picture_name="confusion_matrix.png",
+    limits={"length": (10, LARGEST_LENGTH)},
 )
 ORDER_6B = Task(
     recipe=replace(RECIPE, task="temporal-order-6b", steps=2000, evaluate_every=200),
     problem=partial(problem, relevant=3),
-    help="the order of three symbols",
+    help="classify the order of three symbols far apart among random ones",
     picture_name="confusion_matrix.png",
+    limits={"length": (10, LARGEST_LENGTH)},
 )

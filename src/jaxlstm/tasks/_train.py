@@ -1,4 +1,4 @@
-"""Train and evaluate the models of a run: one for each cell and each seed, all at once."""
+"""Train and evaluate the models of a run: one for each cell and seed, all at once."""
 
 import dataclasses
 import importlib
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import jaxlstm
-from jaxlstm import Network
+from jaxlstm import Network, _checks
 from jaxlstm.interop import save_params
 from jaxlstm.tasks import (
     _adding,
@@ -26,6 +26,7 @@ from jaxlstm.tasks import (
     _text,
     _vowels,
 )
+from jaxlstm.tasks._data import files_sum
 from jaxlstm.tasks._models import Models
 from jaxlstm.tasks._optimizers import clipped_adam, per_model
 from jaxlstm.tasks._parts import layout, local, own_batches, shared_state
@@ -52,30 +53,29 @@ TASKS: dict[str, Task] = {
     )
 }
 
-MINUTES = 10  # between checkpoints, at most
+MINUTES = 10  # the longest time between checkpoints
 
 
 def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bool = False) -> str:
-    """Train the recipe's models and leave the run in a directory.
+    """Train a recipe's models and leave the run in a directory.
 
     Args:
       recipe: what to train.
-      directory: gets config.json, metrics.csv, the weights, two pictures, and checkpoints: one after each evaluation,
-        every few minutes, and at the end.
-      progress: show a bar.
-      resume: go on from the latest checkpoint of the run in the directory, whose recipe this is; from the beginning, if
-        it ended before its first.
+      directory: gets config.json, metrics.csv, weights, two pictures and checkpoints. A checkpoint is saved after each
+        evaluation, every few minutes and at the end.
+      progress: show a progress bar.
+      resume: continue the run in the directory, which has this recipe, from its latest checkpoint. A run that ended
+        before its first checkpoint starts again.
 
     Returns:
-      The test figures, a line for each cell.
+      The test figures, one line for each cell.
 
     Raises:
-      RunError: if the directory holds a run already, and nothing is written then; if a checkpoint cannot be read or
+      ValueError, TypeError: if the task has no such option, or not with such a value.
+      RunError: if the directory already holds a run (nothing is written then), or a checkpoint cannot be read or
         written.
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM; the last finished step is saved.
     """
-    if recipe.file not in (None, _text.PLAYS) and Path(recipe.file).exists():
-        recipe = dataclasses.replace(recipe, file=str(Path(recipe.file).absolute()))  # evaluate may run elsewhere
     checkpoints = Checkpoints(directory / _run.CHECKPOINTS, every=recipe.evaluate_every, minutes=MINUTES)
     if resume:
         checkpoints = dataclasses.replace(checkpoints, resume=_run.has_checkpoint(directory, checkpoints.steps))
@@ -83,8 +83,11 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
         first_alone(lambda: _run.refuse_existing(directory), _run.RunError)
     _require("safetensors", "matplotlib.figure", "orbax.checkpoint")  # before training, not after it
     problem, networks = _prepare(recipe)
+    if Path(recipe.file or "") in problem.files:
+        recipe = dataclasses.replace(recipe, file=str(Path(recipe.file or "").absolute()))  # evaluate may run elsewhere
+    data_sum = _data_sum(problem)
     if resume:
-        _run.check_data(directory, recipe, problem.data_sum)
+        _run.check_data(directory, recipe, data_sum)
     optimizer = per_model(clipped_adam(recipe.learning_rate, recipe.steps))
     step = make_train_step(_models.loss(problem, networks), optimizer, seeds=True, **layout(problem))
     predict = _models.predictor(problem, networks)
@@ -95,10 +98,9 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
 
     def create() -> None:
         if not resume:
-            _run.create(directory, recipe, jaxlstm.__version__, problem.data_sum)
-        if problem.vocabulary is not None and not (directory / _run.VOCABULARY).exists():
-            with _run.errors_of_files(directory):
-                _run.write_vocabulary(directory, problem.vocabulary)
+            _run.create(directory, recipe, jaxlstm.__version__, data_sum)
+        with _run.errors_of_files(directory):
+            _run.write_kept(directory, problem.keep)
 
     first_alone(create, _run.RunError)
     with _run.errors_of_files(directory):
@@ -120,7 +122,7 @@ def train(recipe: Recipe, directory: Path, *, progress: bool = False, resume: bo
 
 
 def resume(directory: Path, *, progress: bool = False) -> str:
-    """Go on with the run in a directory from its latest checkpoint, bit for bit as if it had never ended.
+    """Continue the run in a directory from its latest checkpoint, bit for bit as if it had never stopped.
 
     Raises:
       RunError: if the directory holds no run, or a checkpoint cannot be read or written.
@@ -129,14 +131,14 @@ def resume(directory: Path, *, progress: bool = False) -> str:
 
 
 def evaluate(directory: Path) -> str:
-    """Load a run's models and compute its test figures again: the lines that `train` returned.
+    """Load a run's weights and compute its test figures again: the lines that `train` returned.
 
     Raises:
-      RunError: if the directory holds no run, or one that is damaged, or if the data are not those it began with.
+      RunError: if the directory holds no run, the run is damaged, or the data have changed since it began.
     """
     recipe = recipe_of(directory)
     problem, networks = _prepare(recipe)
-    _run.check_data(directory, recipe, problem.data_sum)
+    _run.check_data(directory, recipe, _data_sum(problem))
     models = {}
     for cell, network in networks.items():
         template = jax.eval_shape(_models.init(problem, network), jax.random.key(0))
@@ -145,12 +147,20 @@ def evaluate(directory: Path) -> str:
 
 
 def recipe_of(directory: Path) -> Recipe:
-    """That of the run in a directory.
+    """The recipe of the run in a directory.
 
     Raises:
       RunError: if the directory holds no run, or its config.json is damaged.
     """
-    return _run.read_recipe(directory, {name: task.recipe for name, task in TASKS.items()})
+    return _run.read_recipe(directory, _task_of)
+
+
+def _task_of(recipe: Recipe) -> Task:
+    """The recipe's task, once it has accepted the recipe."""
+    if recipe.task not in TASKS:
+        _checks.reject("task", f"one of {', '.join(TASKS)}", repr(recipe.task))
+    TASKS[recipe.task].check(recipe)
+    return TASKS[recipe.task]
 
 
 def _require(*packages: str) -> None:
@@ -163,12 +173,16 @@ def _require(*packages: str) -> None:
 
 def _prepare(recipe: Recipe) -> tuple[Problem, dict[str, Network]]:
     """The problem, and the network of each cell."""
-    problem = TASKS[recipe.task].problem(recipe)
+    problem = _task_of(recipe).problem(recipe)
     return problem, {cell: problem.network(problem.cell(cell, recipe.hidden_size)) for cell in recipe.cells}
 
 
+def _data_sum(problem: Problem) -> str | None:
+    return files_sum(problem.files) if problem.files else None
+
+
 def _draw(recipe: Recipe, problem: Problem, directory: Path, predictions: Models) -> None:
-    """The two pictures of a run."""
+    """Draw the two pictures of a run."""
     _pictures.learning_curve(
         directory / _run.LEARNING_CURVE, directory / _run.METRICS, recipe.cells, problem.figure, problem.baseline
     )
@@ -177,7 +191,7 @@ def _draw(recipe: Recipe, problem: Problem, directory: Path, predictions: Models
 
 
 def _save(recipe: Recipe, directory: Path, models: Models) -> None:
-    """Each model's weights in a file of its own."""
+    """Save each model's weights in a file of its own."""
     if jax.process_index() != 0:
         return
     for cell, stacked in models.items():
@@ -187,7 +201,7 @@ def _save(recipe: Recipe, directory: Path, models: Models) -> None:
 
 
 def _report(recipe: Recipe, problem: Problem, predictions: Models) -> str:
-    """A line for each cell: its test figure, and where there are several seeds their mean and standard deviation."""
+    """A line for each cell with its test figure; for several seeds also their mean and standard deviation."""
     lines = []
     for name, scores in _models.scores(problem, predictions).items():
         shown = " ".join(f"{score:.5f}" for score in scores)

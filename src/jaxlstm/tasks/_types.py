@@ -1,9 +1,9 @@
-"""What tasks know of the networks that they are given."""
+"""Types of what tasks treat as opaque."""
 
 from typing import Any
 
 from jaxtyping import Array
 
 Key = Array  # one PRNG key
-Params = Any  # of a network that may be any
-Carry = Any  # likewise
+Params = Any  # of any network
+Carry = Any  # of any network

@@ -131,6 +131,7 @@ class Writer:
     def __init__(self, options: Checkpoints, storage: Storage) -> None:
         self._options, self._storage = options, storage
         self._last_save = time.monotonic()
+        self.log: dict[str, Any] | None = None  # size and checksum of the log at the checkpoint that is resumed
 
     def begin(self, state: TrainState, batches: Batches) -> TrainState:
         """The state to start from, with the batches set to it: the given one, or the latest checkpoint's."""
@@ -138,7 +139,9 @@ class Writer:
         if self._options.resume:
             step = _existing(directory, saved, None)
             state = self._storage.restore(state, step)
-            batches.go_to(_own(read_record(directory / str(step))["data"], directory), step - first)
+            record = read_record(directory / str(step))
+            self.log = record.get("log")
+            batches.go_to(_own(record["data"], directory), step - first)
         elif saved and saved[-1] > first:
             raise CheckpointError(
                 f"{directory} already holds a checkpoint of step {saved[-1]}; "
@@ -162,11 +165,11 @@ class Writer:
         best, every = self._options.best, self._options.every
         return bool(best and results) or (every is not None and step % every == 0)
 
-    def save(self, state: TrainState, step: int, batches: Batches, results: Metrics) -> None:
+    def save(self, state: TrainState, step: int, batches: Batches, results: Metrics, log: Any) -> None:
         """Wait for the save before, then start this one. A step that has a checkpoint is not saved again."""
         if step in self._storage.steps:
             return
-        self._storage.save(state, step, _positions(batches), self._score(results))
+        self._storage.save(state, step, {"data": _positions(batches), "log": log}, self._score(results))
         self._last_save = time.monotonic()
 
     def wait(self) -> None:

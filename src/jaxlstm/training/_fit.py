@@ -85,10 +85,12 @@ def fit(
         step = step_of(state)
         if step > last:
             _checks.reject("steps", f"at least {step - first}, which the checkpoint already has", steps)
-        with reporting(evaluation, log, progress=progress, step=step, last=last) as report:
+        with reporting(
+            evaluation, log, progress=progress, step=step, last=last, written=writer and writer.log
+        ) as report:
             state, results, stop = _take_steps(train_step, state, source, last - step, report, writer, caught)
         if writer:
-            writer.save(state, step_of(state), source, results)
+            writer.save(state, step_of(state), source, results, report.file.written)
             writer.wait()
         if save:
             save(state)
@@ -124,7 +126,7 @@ def _take_steps(
         if writer and (overdue or writer.due(step, results)):
             report.file.flush()
             check_guards(state.opt_state, step)  # resumed from this state, a run that is to stop would stop again
-            writer.save(state, step, source, results)
+            writer.save(state, step, source, results, report.file.written)
         if stop:
             break
     jax.block_until_ready(state)

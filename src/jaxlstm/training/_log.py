@@ -1,10 +1,12 @@
 """Metrics of a training run as a CSV file."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from io import FileIO, StringIO
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,11 +51,15 @@ class LogFile:
       path: the file; None keeps only `text`.
       after: the step that the rows come after. 0 begins the file anew. Otherwise the rows up to this step stay, if the
         file has the same columns, and later rows, whose steps are taken again, are removed.
+      written: the value of `written` at that step. A file that does not begin with those rows is refused.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, *, after: int) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, *, after: int, written: dict[str, Any] | None = None
+    ) -> None:
         self.text = ""  # the current loss, for a progress bar
-        self._path, self._after = path, after
+        self._path, self._after, self._expected = path, after, written
+        self._bytes, self._sum = 0, hashlib.sha256()
         # Unbuffered: a buffer that did not fit on a full disk would be written again on closing.
         self._file: FileIO | None = None
         self._columns: list[str] = []
@@ -62,6 +68,8 @@ class LogFile:
 
     def __enter__(self) -> "LogFile":
         if self._path is not None:
+            if self._expected:
+                self._check(Path(self._path), **self._expected)
             self._file = FileIO(self._path, "a+" if self._after else "w")
         return self
 
@@ -71,6 +79,11 @@ class LogFile:
         finally:
             if self._file:
                 self._file.close()
+
+    @property
+    def written(self) -> dict[str, Any] | None:
+        """The size of the file and a checksum of it; None without a file."""
+        return {"size": self._bytes, "sha256": self._sum.hexdigest()} if self._file else None
 
     def begin(self, step: int, results: Metrics) -> None:
         """Take the evaluation before the first step: the names of its columns and, at step 0, a row."""
@@ -106,7 +119,8 @@ class LogFile:
         lines = []
         if self._file and self._after:
             self._file.seek(0)
-            lines = self._file.readall().splitlines(keepends=True)
+            rows = self._file.readall()[: (self._expected or {}).get("size")]  # later ones come again
+            lines = rows.splitlines(keepends=True)
         if not lines:
             self._write(self._columns)
             return
@@ -114,6 +128,13 @@ class LogFile:
         if header != self._columns:
             raise LogError(f"log: expected {self._path} to have the columns {self._columns}, got {header}")
         self._cut(lines)
+
+    def _check(self, path: Path, *, size: int, sha256: str) -> None:
+        """Refuse a file in which rows that a checkpoint has behind it are missing or changed."""
+        if not path.exists():
+            raise LogError(f"log: {path} is missing; the checkpoint of step {self._after} needs its rows")
+        if hashlib.sha256(path.read_bytes()[:size]).hexdigest() != sha256:
+            raise LogError(f"log: {path} is damaged: its rows up to step {self._after} are not those that were written")
 
     def _row(self, number: int, line: bytes) -> list[str]:
         try:
@@ -131,11 +152,16 @@ class LogFile:
         text = StringIO()
         csv.writer(text).writerow(values)
         rest = text.getvalue().encode()
+        self._count(rest)
         while rest:
             try:
                 rest = rest[self._file.write(rest) :]
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def _count(self, written: bytes) -> None:
+        self._bytes += len(written)
+        self._sum.update(written)
 
     def _cut(self, lines: Sequence[bytes]) -> None:
         """Remove the rows of steps that are taken again, and a last row that is incomplete."""
@@ -151,6 +177,7 @@ class LogFile:
             end += len(line)
         if self._file:
             self._file.truncate(end)
+            self._count(b"".join(lines)[:end])
 
 
 def _flat(source: str, metrics: Metrics) -> dict[str, str]:

@@ -21,9 +21,11 @@ FORMAT = 2
 RECORD = "jaxlstm"  # its folder in a checkpoint, by the name that Orbax gives the file in it
 
 
-def make_record(state: TrainState, arrays: Iterable[jax.Array], data: Any, score: float | None) -> dict[str, Any]:
-    """Describe a state, stored as these arrays, one a leaf."""
-    record = {"format": FORMAT, "version": jaxlstm.__version__, "score": score, "data": data}
+def make_record(
+    state: TrainState, arrays: Iterable[jax.Array], beside: dict[str, Any], score: float | None
+) -> dict[str, Any]:
+    """Describe a state, stored as these arrays, one a leaf, and what is recorded beside it."""
+    record = {"format": FORMAT, "version": jaxlstm.__version__, "score": score, **beside}
     record |= {"leaves": _describe_leaves(state), "sums": _sums(arrays)}
     return record | {"record_sum": record_sum(record)}
 

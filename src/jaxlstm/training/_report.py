@@ -16,13 +16,19 @@ from jaxlstm.training._state import TrainState
 
 @contextlib.contextmanager
 def reporting(
-    evaluation: Evaluation | None, log: Log | None, *, progress: bool, step: int, last: int
+    evaluation: Evaluation | None,
+    log: Log | None,
+    *,
+    progress: bool,
+    step: int,
+    last: int,
+    written: dict[str, Any] | None,
 ) -> Iterator["Report"]:
     """Open the log and the bar of a run from `step` to `last`. Only the first process has them."""
     path = log.path if log and is_first() else None
     silent = not (progress and is_first())
     with (
-        LogFile(path, after=step) as file,
+        LogFile(path, after=step, written=written) as file,
         tqdm(total=last, initial=step, disable=silent, unit=" steps", dynamic_ncols=True) as bar,
     ):
         yield Report(evaluation, log.every if log else 1, file, bar, last)

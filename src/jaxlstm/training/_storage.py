@@ -49,9 +49,13 @@ class Storage:
             preservation_policy=_Preservation(self._scores, keep),
             todelete_subdir=DISCARDED,  # checkpoints are moved there first, so none is ever half deleted
         )
-        with as_checkpoint_error(f"{directory} cannot be opened"):
-            self._manager = self._ocp.CheckpointManager(directory, options=options)
         _LOGGER.addFilter(_not_of_orbax)
+        try:
+            with as_checkpoint_error(f"{directory} cannot be opened"):
+                self._manager = self._ocp.CheckpointManager(directory, options=options)
+        except CheckpointError:
+            _LOGGER.removeFilter(_not_of_orbax)
+            raise
         self._good = self.steps[-1] if self.steps else None
         self._saving: int | None = None
 
@@ -60,11 +64,11 @@ class Storage:
         """The steps with a checkpoint, including the one that is being saved."""
         return tuple(sorted(self._manager.all_steps()))
 
-    def save(self, state: TrainState, step: int, data: Any, score: float | None) -> None:
+    def save(self, state: TrainState, step: int, beside: dict[str, Any], score: float | None) -> None:
         """Start to save. The arrays are copied before this returns; `wait` returns when they are written."""
         self.wait()
         leaves = [_raw(leaf) for leaf in jax.tree.leaves(state)]
-        record = make_record(state, leaves, data, score)
+        record = make_record(state, leaves, beside, score)
         arrays = {f"{index:04}": leaf for index, leaf in enumerate(leaves) if leaf.size}  # Orbax takes no empty ones
         items = self._ocp.args.Composite(
             **{STATE: self._ocp.args.StandardSave(arrays), RECORD: self._ocp.args.JsonSave(record)}
