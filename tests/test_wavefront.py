@@ -66,7 +66,10 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CELLS)
+SLOW = ("original gru", "variant")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CELLS])
 def test_the_numbers_of_a_loop_for_each_layer(name):
     network, params = stack_of(CELLS[name])
     carry = jax.tree.map(lambda leaf: leaf + 0.3, network.init_carry(params, (B,)))
@@ -83,7 +86,10 @@ def test_the_numbers_of_a_loop_for_each_layer(name):
     assert loops(lambda params: network.apply(params, XS), params) > 2
 
 
-@pytest.mark.parametrize("options", [{"remat": 4}, {"remat": True, "unroll": 3}, {"project_first": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{"remat": 4}, pytest.param({"remat": True, "unroll": 3, "project_first": False}, marks=pytest.mark.slow)],
+)
 def test_every_option(options):
     network, params = stack_of(CELLS["lstm"])
     one, wave = both_ways(jax.grad(lambda params: jnp.sum(network.apply(params, XS, **options)[1] ** 2)), params)

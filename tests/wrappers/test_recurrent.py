@@ -247,7 +247,10 @@ def in_nnx(name, options):
     return flax.RNN(getattr(flax, name)(FEATURES, HIDDEN, **more, **wide))
 
 
-@pytest.mark.parametrize("name", dict(flax_modules()))
+CELLS = [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("Cell")) for name in dict(flax_modules())]
+
+
+@pytest.mark.parametrize("name", CELLS)
 def test_from_a_module_to_a_file_and_back(name, tmp_path):
     options = dict(flax_modules())[name]
 
