@@ -1,13 +1,13 @@
 """PPO with a recurrent policy on a T-maze, which no policy without memory solves.
 
 A cue at the start of a corridor tells where to turn at its end, 5 to 15 steps later (after Bakker 2002, "Reinforcement
-learning with long short-term memory"). Many environments run at once and start a new episode by themselves, so a
-rollout holds the ends of some episodes and the starts of others. What a recurrent policy needs for that:
+learning with long short-term memory"). Environments run in parallel and reset themselves, so one rollout may hold the
+end of an episode and the start of the next. A recurrent policy then needs four things:
 
 - reset[t] = done[t-1]: the core starts afresh at the first step of an episode.
-- The carry goes on from step to step, and from one rollout to the next.
-- The learner calls the core once, over the whole rollout, from the carry before its first step. Before the first
-  gradient step this gives the values that the actors computed, to rounding. The difference is printed.
+- The actors keep the carry from step to step, and from one rollout to the next.
+- The learner calls the core once, over the whole rollout, from the carry before its first step. Until the first
+  gradient step, its values are those that the actors computed, to rounding. The program prints the difference.
 - A minibatch is some of the environments, each with all its steps.
 
 The rest is PPO as in Schulman et al. 2017: clipped ratios, generalised advantage estimation, an entropy bonus.
@@ -76,7 +76,6 @@ class ActorCritic(nnx.Module):
     """Embedding, core and two heads. Without memory the core is a dense layer of the same size, and the carry None."""
 
     def __init__(self, memory: bool, *, rngs: nnx.Rngs) -> None:
-        self.memory = memory
         self.embedding = nnx.Linear(OBSERVATIONS, HIDDEN, rngs=rngs)
         if memory:
             self.core = Recurrent(jl.LSTMCell(HIDDEN), HIDDEN, rngs=rngs)
@@ -87,12 +86,12 @@ class ActorCritic(nnx.Module):
         self.value = nnx.Linear(HIDDEN, 1, rngs=rngs)
 
     def init_carry(self, envs: int) -> jl.LSTMCarry | None:
-        return self.core.init_carry((envs,)) if self.memory else None
+        return self.core.init_carry((envs,)) if isinstance(self.core, Recurrent) else None
 
     def step(self, carry: jl.LSTMCarry | None, obs: Array, reset: Array) -> tuple[jl.LSTMCarry | None, Array, Array]:
         """The actors' step: obs [E, I], reset [E] -> carry, logits [E, A], values [E]."""
         x = nnx.relu(self.embedding(obs))
-        if self.memory:
+        if isinstance(self.core, Recurrent):
             carry, y = self.core.step(carry, x, reset=reset)
         else:
             y = nnx.tanh(self.core(x))
@@ -101,7 +100,7 @@ class ActorCritic(nnx.Module):
     def __call__(self, carry: jl.LSTMCarry | None, obs: Array, reset: Array) -> tuple[Array, Array]:
         """The learner's call: obs [E, T, I], reset [E, T] -> logits [E, T, A], values [E, T]."""
         xs = nnx.relu(self.embedding(obs))
-        if self.memory:
+        if isinstance(self.core, Recurrent):
             _, ys = self.core(xs, reset=reset, initial_carry=carry)
         else:
             ys = nnx.tanh(self.core(xs))
@@ -109,7 +108,7 @@ class ActorCritic(nnx.Module):
 
 
 class Actors(NamedTuple):
-    """What goes on from one step, and one rollout, to the next."""
+    """What the actors keep from step to step, and from one rollout to the next."""
 
     maze: Maze
     reset: Array  # done of the step before
@@ -117,7 +116,7 @@ class Actors(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """What the learner reads: [E, T, ...] of each step, the values with one more; and the carry before the first."""
+    """What the learner reads: arrays [E, T, ...], but value is [E, T + 1]; and the carry before the first step."""
 
     obs: Array
     reset: Array
@@ -185,7 +184,7 @@ def loss_fn(params: nnx.State, graphdef: nnx.GraphDef, rollout: Rollout, advanta
 
 @partial(jax.jit, static_argnames="graphdef")
 def learn(graphdef: nnx.GraphDef, state: tuple[nnx.State, optax.OptState], rollout: Rollout, key: Array):
-    """All gradient steps on one rollout; and how far the learner's values before them are from the actors'."""
+    """Take all gradient steps on one rollout; also return how far the learner's values are from the actors' before."""
     _, values = nnx.merge(graphdef, state[0])(rollout.first_carry, rollout.obs, rollout.reset)
     difference = jnp.abs(values - rollout.value[:, :-1]).max()
 
@@ -229,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=100, help=f"rollouts of {ENVS} x {T} steps (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="how many to train, from 0 on (%(default)s)")
     options = parser.parse_args(arguments)
-    print(f"{options.updates * ENVS * T} steps, {options.seeds} seeds; difference: of the values of actors and learner")
+    print(f"{options.updates * ENVS * T} steps, {options.seeds} seeds; difference between values of actors and learner")
     print("core   right turns: mean, lowest, highest  mean return  largest difference  seconds")
     for name, memory in (("LSTM", True), ("dense", False)):
         start = time.perf_counter()

@@ -1,20 +1,20 @@
 """Recurrent Q-learning from replay, on a recall task: what stored carries and burn-in do.
 
-A sign is shown at the first step of an episode. At random later steps a question is asked, and the only right answer is
-the action that belongs to the sign. An episode ends with the first wrong answer, or the fifth right one. An agent
-without memory can do no better than always to answer the same: it completes a quarter of the episodes.
+A sign is shown at the first step of an episode. At random later steps a question is asked, and the right answer is the
+action that belongs to the sign. An episode ends with the first wrong answer or the fifth right one. Without memory, the
+best an agent can do is to give one answer always, which completes a quarter of the episodes.
 
-Replay holds segments of a few steps. Most of them begin after the sign, in the middle of an episode. R2D2 (Kapturowski
-et al. 2019, "Recurrent experience replay in distributed reinforcement learning") has two ways to give the learner a
-carry for their first step:
+Replay holds segments of a few steps. Most of them begin in the middle of an episode, after the sign was shown. R2D2
+(Kapturowski et al. 2019, "Recurrent experience replay in distributed reinforcement learning") gives the learner a carry
+for their first step in two ways:
 
 - Stored carry: replay keeps the carry that the actor had before the first step of each segment.
-- Burn-in: the learner first runs the network over the segment before. It keeps the carry, and stops its gradient.
+- Burn-in: the learner first runs the network over the segment before, and keeps only the carry, without its gradient.
 
-This program trains with both, with each alone, with neither (every segment starts from zeros), and without memory. From
-the paper are also double Q-learning with a target network, and an epsilon for each actor. Prioritised replay, n-step
-targets, the rescaling of values and dueling heads are left out. Segments may cross the end of an episode here: the core
-is reset there, reset[t] = done[t-1].
+This program trains with both, with each alone, with neither (every segment starts from zeros), and without memory. It
+also has the paper's double Q-learning with a target network, and its epsilons, one for each actor. It leaves out
+prioritised replay, n-step targets, the rescaling of values and the dueling heads. Unlike the paper's, a segment may
+cross the end of an episode: reset[t] = done[t-1] starts the core afresh there.
 
     pip install '.[flax,training]' && python examples/r2d2.py
 """
@@ -94,7 +94,7 @@ def answer(recall: Recall, action: Array, key: Array) -> tuple[Recall, Array, Ar
 
 
 class QNetwork(nn.Module):
-    """Embedding, core, and the value of each action. With a core of None, a dense layer is used; its carry is None."""
+    """Embedding, core, and the value of each action. Without a core there is a dense layer, and the carry is None."""
 
     core: Recurrent | None
 
@@ -122,7 +122,7 @@ class QNetwork(nn.Module):
 
 
 class Actors(NamedTuple):
-    """What goes on from one step, and one segment, to the next."""
+    """What the actors keep from step to step, and from one segment to the next."""
 
     recall: Recall
     reset: Array  # done of the step before
@@ -130,7 +130,7 @@ class Actors(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What replay keeps of T steps: [E, T, ...], for obs and reset [E, T + 1, ...]; and the carry before the first."""
+    """What replay keeps: arrays [E, T, ...], but obs and reset are [E, T + 1, ...]; and the carry before them."""
 
     obs: Array
     reset: Array
@@ -190,14 +190,14 @@ def value_of(q: Array, action: Array) -> Array:
 
 
 @jax.jit
-def store(replay: Segment, index: Array, newest: Segment) -> Segment:
-    """Replay [CAPACITY, E, ...] is a ring: the newest segments of all environments take the place of the oldest."""
+def store(replay: Segment, index: int, newest: Segment) -> Segment:
+    """Replace the oldest segments by the newest; replay is a ring [CAPACITY, E, ...]."""
     return jax.tree.map(lambda kept, new: kept.at[index % CAPACITY].set(new), replay, newest)
 
 
 @partial(jax.jit, static_argnames=("network", "agent"))
-def learn(network: QNetwork, agent: Agent, state, target_params, replay: Segment, index: Array, key: Array):
-    """One gradient step on segments drawn from replay, whose newest has this index, each with the one before it."""
+def learn(network: QNetwork, agent: Agent, state, target_params, replay: Segment, index: int, key: Array):
+    """Take one gradient step on segments drawn from replay, each with the one before it; index is the newest's."""
     params, opt_state = state
     age_key, env_key = jax.random.split(key)
     env = jax.random.randint(env_key, (BATCH,), 0, ENVS)
@@ -219,7 +219,7 @@ def train(seed: int, agent: Agent, segments: int) -> tuple[float, float]:
     epsilon = 0.4 ** (1 + 7 * jnp.arange(ENVS) / (ENVS - 1))  # one for each actor, as in the paper
     empty = jax.eval_shape(act, network, params, epsilon, actors, params_key)[1]
     replay = jax.tree.map(lambda leaf: jnp.zeros((CAPACITY, *leaf.shape), leaf.dtype), empty)
-    losses = []
+    target_params, losses = params, []
     for index, (act_key, *learn_keys) in enumerate(jax.random.split(segments_key, (segments, 1 + STEPS))):
         actors, newest = act(network, state[0], epsilon, actors, act_key)
         replay = store(replay, index, newest)

@@ -1,4 +1,4 @@
-"""The examples run, and in full reach what the README says of them."""
+"""The examples run. In full, they reach the figures in the README."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def as_users_run(without_x64):
 
 @pytest.mark.usefixtures("as_users_run")
 def test_ppo_learns_from_what_its_actors_saw():
-    """Through the ends of episodes and from one rollout to the next: the learner's values are the actors'."""
+    """The learner's values are the actors', across the ends of episodes and from one rollout to the next."""
     right, _, difference = load("ppo")["train"](0, memory=True, updates=2)
     assert difference < 1e-5
     assert 0 < right < 1
