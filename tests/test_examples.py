@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
+
+import jaxlstm as jl
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -26,9 +31,14 @@ def as_users_run(without_x64):
 @pytest.mark.usefixtures("as_users_run")
 def test_ppo_learns_from_what_its_actors_saw():
     """The learner's values are the actors', across the ends of episodes and from one rollout to the next."""
-    right, _, difference = load("ppo")["train"](0, memory=True, updates=2)
+    example = load("ppo")
+    right, _, difference = example["train"](0, memory=True, updates=2)
     assert difference < 1e-5
     assert 0 < right < 1
+
+    model = example["ActorCritic"](True, rngs=nnx.Rngs(0))
+    actors = example["new_actors"](model, jax.random.key(0))
+    check_resets(*example["act"](*nnx.split(model), actors, jax.random.key(1)))
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -37,6 +47,20 @@ def test_r2d2_runs():
     completed, loss = example["train"](0, example["AGENTS"]["stored carry, burn-in"], segments=2)
     assert 0 < completed < 1
     assert 0 < loss < 1
+
+    network = example["QNetwork"](core=example["Recurrent"](jl.LSTMCell(example["HIDDEN"])))
+    actors = example["new_actors"](network, jax.random.key(0))
+    obs = jax.vmap(example["observe"])(actors.recall)
+    params = network.init(jax.random.key(1), actors.carry, obs, actors.reset, method="step")
+    check_resets(*example["act"](network, params, jnp.ones(len(obs)), actors, jax.random.key(2)))
+
+
+def check_resets(actors, seen):
+    """reset[t] = done[t-1], into the next rollout."""
+    reset = jnp.concatenate([seen.reset[:, : seen.done.shape[1]], actors.reset[:, None]], axis=1)
+    np.testing.assert_array_equal(reset[:, 0], True)  # the first rollout of all
+    np.testing.assert_array_equal(reset[:, 1:], seen.done)
+    assert seen.done.any()
 
 
 def run(name):
