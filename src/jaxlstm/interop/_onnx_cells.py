@@ -20,8 +20,12 @@ from jaxlstm.cells import (
     RNNCell,
     RNNParams,
 )
+from jaxlstm.interop._activations import OnnxFunction, from_onnx_function, numbers_of
 from jaxlstm.interop._onnx_node import Node
-from jaxlstm.interop._onnx_operators import DEFAULTS, OPERATORS, OnnxFunction, numbers_of, ours
+from jaxlstm.interop._onnx_operators import OPERATORS
+
+# Those of the ONNX operators of these names. The others must be given: onnxruntime has other defaults for them.
+_DEFAULTS = {"Elu": {"alpha": 1.0}, "HardSigmoid": {"alpha": 0.2, "beta": 0.5}, "LeakyRelu": {"alpha": 0.01}}
 
 
 def cells(node: Node) -> tuple[Cell, ...]:
@@ -37,15 +41,13 @@ def params(node: Node) -> tuple[Params, ...]:
 
 
 def carries(node: Node) -> tuple[Carry, ...]:
-    """Each direction's initial carry, or none if the node has none, or one that is known at run time alone."""
-    names = [place for place in ("initial_h", "initial_c") if place in node.inputs]
-    states = [node.held[place] for place in names if place in node.held]
-    if len(states) < len(names):
-        if states:
-            node.reject("initial_h and initial_c", "both constants or neither", f"{list(node.held)} constant")
+    """Each direction's initial carry; none if it is zeros or known at run time alone."""
+    states = ("initial_h", "initial_c")
+    held = [place for place in states if place in node.held]
+    if not held:
         return ()
-    if not names:
-        return ()
+    if fed := [place for place in states if place in node.inputs]:
+        node.reject("initial_h and initial_c", "both constants or neither", f"{held[0]} constant and {fed[0]} not")
     return tuple(_carry(node, direction) for direction in range(node.directions))
 
 
@@ -58,11 +60,11 @@ def _cell(node: Node, *functions: OnnxFunction) -> Cell:
         f, g, h = functions
         if g != h:
             node.reject("activations", "one function for g and h, as our cells have", f"{g.name} and {h.name}")
-        options: dict[str, Any] = {"gate_fn": ours(f), "activation_fn": ours(g)}
+        options: dict[str, Any] = {"gate_fn": from_onnx_function(f), "activation_fn": from_onnx_function(g)}
         if "P" not in node.held and not node.coupled and clip is None:
             return LSTMCell(size, **options)
         return LSTMVariantCell(size, peephole="P" in node.held, coupled=node.coupled, clip=clip, **options)
-    clipped = [ours(dataclasses.replace(function, clip=clip)) for function in functions]
+    clipped = [from_onnx_function(dataclasses.replace(function, clip=clip)) for function in functions]
     if node.op_type == "GRU":
         reset_after = bool(node.attributes["linear_before_reset"])
         return GRUCell(size, reset_after=reset_after, gate_fn=clipped[0], activation_fn=clipped[1])
@@ -132,7 +134,7 @@ def _functions(node: Node) -> list[OnnxFunction]:
     for name in names:
         numbers = {}
         for number in numbers_of(name):
-            default = DEFAULTS.get(name, {}).get(number)
+            default = _DEFAULTS.get(name, {}).get(number)
             numbers[number] = left[number].pop(0) if left[number] else default
             if numbers[number] is None:
                 node.reject(f"activation_{number}", f"a number for {name}, for which kernels disagree", "none")

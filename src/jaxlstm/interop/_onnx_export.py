@@ -13,9 +13,8 @@ from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm._step import Params
 from jaxlstm.interop._arguments import check_network
-from jaxlstm.interop._onnx import library
 from jaxlstm.interop._onnx_graph import Graph
-from jaxlstm.interop._onnx_operators import OPERATORS
+from jaxlstm.interop._onnx_operators import OPERATORS, library
 from jaxlstm.interop._onnx_weights import Direction, alike, attributes, direction, weights
 
 _MERGES = {"sum": "Sum", "mean": "Mean", "mul": "Mul"}  # concat has an axis

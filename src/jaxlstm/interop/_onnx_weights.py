@@ -8,7 +8,8 @@ from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
-from jaxlstm.interop._onnx_operators import OPERATORS, OnnxFunction, numbers_of, onnx_function
+from jaxlstm.interop._activations import OnnxFunction, numbers_of, to_onnx_function
+from jaxlstm.interop._onnx_operators import OPERATORS
 from jaxlstm.interop._tensors import fill_biases
 
 
@@ -99,7 +100,7 @@ def _operator(cell: Cell) -> tuple[str, dict[str, Any], list[OnnxFunction]]:
 
 
 def _functions(cell: Cell, *names: str) -> list[OnnxFunction]:
-    return [onnx_function(name, getattr(cell, name)) for name in names]
+    return [to_onnx_function(name, getattr(cell, name)) for name in names]
 
 
 def _pack(one: Direction, array: Any) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""Where the nodes of an ONNX model stand: in its graph, in the graphs that nodes such as If hold, in functions.
+
+A graph inside a node sees the names outside it. A function sees what its call hands in, and is looked at call by call.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm import _checks
+
+_DEEPEST, _MOST_NODES = 32, 2**20  # graphs and calls inside each other; nodes, counted again in each call of a function
+
+
+@dataclass
+class Model:
+    """What the scopes of a model share: its functions, the folder of its external data, what may still be done."""
+
+    functions: dict[tuple[str, str, str], Any]
+    folder: Path | None
+    nodes_left: int = _MOST_NODES
+    elements_left: int = 2**18  # that constants may have in all; each tensor of the model that is read adds to it
+
+
+@dataclass(eq=False)
+class Scope:
+    """The names of one graph, or of one call of a function."""
+
+    model: Model
+    nodes: list[Any]
+    opsets: dict[str, int]
+    tensors: dict[str, Any] = field(default_factory=dict)
+    inputs: frozenset[str] = frozenset()
+    outer: "Scope | None" = None
+    given: dict[str, "Place"] = field(default_factory=dict)  # to the parameters of a function
+    attributes: dict[str, Any] = field(default_factory=dict)  # of a function
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        self.model.nodes_left -= len(self.nodes)
+        if self.model.nodes_left < 0 or self.depth > _DEEPEST:
+            _checks.reject("model", f"at most {_MOST_NODES} nodes, {_DEEPEST} levels deep", "more")
+        self.makers = {name: node for node in self.nodes for name in node.output if name}
+        self.values: dict[str, np.ndarray] = {}
+        self.causes: dict[str, str | None] = {}
+        self.zeros: dict[str, bool] = {}
+        self._calls: dict[int, Scope] = {}
+
+    def find(self, name: str) -> "Place":
+        """The scope that a name belongs to, and its name there."""
+        if name in self.tensors or name in self.makers or name in self.inputs:
+            return Place(self, name)
+        if name in self.given:
+            return self.given[name]
+        return self.outer.find(name) if self.outer else Place(self, name)
+
+    def inside(self, graph: Any) -> "Scope":
+        """The scope of a graph that one of these nodes holds."""
+        return _graph_scope(graph, self.model, self.opsets, self, self.attributes, self.depth + 1)
+
+    def call(self, node: Any) -> "tuple[Scope, Any] | None":
+        """The scope of the function that a node calls, and the function; None if it calls none of the model's."""
+        function = self.model.functions.get((node.domain, node.op_type, node.overload))
+        if function is None:
+            return None
+        if id(node) not in self._calls:
+            given = {own: self.find(name) for own, name in zip(function.input, node.input, strict=False) if name}
+            attributes = {each.name: each for each in (*function.attribute_proto, *self.resolve(node).attribute)}
+            opsets = {**self.opsets, **_opsets(function)}
+            self._calls[id(node)] = Scope(
+                self.model, list(function.node), opsets, _constants(function.node),
+                given=given, attributes=attributes, depth=self.depth + 1,
+            )  # fmt: skip
+        return self._calls[id(node)], function
+
+    def resolve(self, node: Any) -> Any:
+        """The node with the attributes that its function was given in place of those that refer to them."""
+        if not any(attribute.ref_attr_name for attribute in node.attribute):
+            return node
+        resolved = type(node)()
+        resolved.CopyFrom(node)
+        del resolved.attribute[:]
+        for attribute in node.attribute:
+            source = self.attributes.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
+            if source is not None:
+                resolved.attribute.add().CopyFrom(source)
+                resolved.attribute[-1].name = attribute.name
+        return resolved
+
+
+class Place(NamedTuple):
+    """A name and the scope that it belongs to."""
+
+    scope: Scope
+    name: str
+
+
+def model_scope(model: Any, folder: Path | None) -> Scope:
+    """The scope of a model's own graph."""
+    functions = {(function.domain, function.name, function.overload): function for function in model.functions}
+    return _graph_scope(model.graph, Model(functions, folder), _opsets(model), None, {}, 0)
+
+
+def walk(scope: Scope, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Scope, Any]]:
+    """Every node with its scope and the path of names that leads to it."""
+    counts = Counter(node.name for node in scope.nodes)
+    for node in scope.nodes:
+        own = node.name if node.name and counts[node.name] == 1 else next(filter(None, node.output), node.op_type)
+        here = (*path, text(own))
+        yield here, scope, node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from walk(scope.inside(attribute.g), (*here, text(attribute.name)))
+        if called := scope.call(node):
+            yield from walk(called[0], here)
+
+
+def text(name: str | bytes) -> str:
+    """A name; protobuf gives bytes where one is damaged."""
+    return name if isinstance(name, str) else name.decode(errors="replace")
+
+
+def _graph_scope(
+    graph: Any, model: Model, opsets: dict[str, int], outer: Scope | None, attributes: dict[str, Any], depth: int
+) -> Scope:
+    tensors = {tensor.name: tensor for tensor in graph.initializer} | _constants(graph.node)
+    inputs = frozenset(value.name for value in graph.input)
+    return Scope(model, list(graph.node), opsets, tensors, inputs, outer, attributes=attributes, depth=depth)
+
+
+def _constants(nodes: Any) -> dict[str, Any]:
+    """The tensors that Constant nodes hold."""
+    constants = (node for node in nodes if node.op_type == "Constant" and node.output)
+    return {node.output[0]: each.t for node in constants for each in node.attribute if each.HasField("t")}
+
+
+def _opsets(owner: Any) -> dict[str, int]:
+    """Versions of operators by their domain; the one of ONNX itself has two names."""
+    return {"" if opset.domain == "ai.onnx" else opset.domain: opset.version for opset in owner.opset_import}
