@@ -14,7 +14,7 @@ from jaxlstm._step import Carry, Params
 from jaxlstm.interop._onnx_cells import carries, cells, params
 from jaxlstm.interop._onnx_node import Node, read_node
 from jaxlstm.interop._onnx_operators import is_recurrent, library
-from jaxlstm.interop._onnx_scope import model_scope, walk
+from jaxlstm.interop._onnx_scope import model_scope, text, walk
 
 _LONGEST = 600  # characters of a message: names in a model may have any length
 
@@ -83,7 +83,7 @@ def _layers(model: Any, folder: Path | None) -> dict[str, OnnxLayer]:
         count += 1
         name = "/".join((*path[:1], *(part.lstrip("/") for part in path[1:])))
         if not is_recurrent(node):
-            if node.op_type in ("Loop", "Scan") or any(kind in node.op_type for kind in ("LSTM", "GRU", "RNN")):
+            if any(kind in text(node.op_type) for kind in ("LSTM", "GRU", "RNN", "Loop", "Scan")):
                 others.append(f"{node.op_type} {name!r}")
             continue
         if not name or name in layers:

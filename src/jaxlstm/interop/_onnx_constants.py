@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm.interop._onnx_scope import Scope
+from jaxlstm.interop._onnx_scope import Scope, text
 
 _TIMES = 16  # how many elements may be read and made for each element that the model holds; torch's models take five
 _DEEPEST = 64  # nodes between a constant and what the model holds
@@ -207,7 +207,7 @@ def _external(scope: Scope, name: str, tensor: Any) -> Any:
     where, folder = f"model: {name}", scope.model.folder
     if folder is None:
         _checks.reject(where, "a tensor in the model (onnx.load_external_data_for_model)", "one beside it")
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries = {entry.key: text(entry.value) for entry in tensor.external_data}
     location = entries.get("location", "").replace("\0", "")
     folder = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(folder, location))
