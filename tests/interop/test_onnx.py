@@ -28,7 +28,7 @@ CASES = {  # operator, attributes, what the node lacks, the cell it becomes (for
         set(),
         jl.LSTMVariantCell(H, peephole=True, coupled=True, clip=float(np.float32(0.6))),
     ),
-    "lstm-no-peepholes": ("LSTM", {"input_forget": 1}, {"P", "B"}, jl.LSTMVariantCell(H, coupled=True)),
+    "lstm-no-peepholes": ("LSTM", {"input_forget": 1}, {"P", "B"}, jl.LSTMVariantCell(H, coupled=True, bias=False)),
     "lstm-functions": (
         "LSTM",
         {
@@ -42,7 +42,7 @@ CASES = {  # operator, attributes, what the node lacks, the cell it becomes (for
     ),
     "gru-before": ("GRU", {"direction": "bidirectional"}, set(), jl.GRUCell(H, reset_after=False)),
     "gru-after": ("GRU", {"direction": "reverse", "linear_before_reset": 1}, set(), jl.GRUCell(H)),
-    "gru-no-bias": ("GRU", {"linear_before_reset": 1}, {"B"}, jl.GRUCell(H)),
+    "gru-no-bias": ("GRU", {"linear_before_reset": 1}, {"B"}, jl.GRUCell(H, bias=False)),
     "gru-clip": (
         "GRU",
         {"clip": 0.5},

@@ -40,24 +40,28 @@ class OnnxLayer(NamedTuple):
 def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
     """Read the LSTM, GRU and RNN nodes of an ONNX model, wherever they are in it.
 
-    The two biases of ONNX become one, their sum (a GRU with linear_before_reset keeps the one of n). With input_forget,
-    f's weights are dropped, since f = 1 - i. The integers of a DynamicQuantizeLSTM become float32; onnxruntime rounds
-    its inputs too, so its results differ by about a percent. Layers that read each other's outputs make a network:
-    ``Stack(*(layer.network for layer in layers.values()))``, with the params ``tuple(layer.params for ...)``.
+    ONNX's two biases become one, their sum; a GRU with linear_before_reset keeps n's second one apart. A node without
+    B gives cells with bias=False. With input_forget, f's weights are dropped, since f = 1 - i. The integer weights of a
+    DynamicQuantizeLSTM become float32; onnxruntime quantises its inputs too, so its outputs differ by about 0.01.
+
+    Layers that read each other's outputs make a network: ``Stack(*(layer.network for layer in layers.values()))``, with
+    the params ``tuple(layer.params for layer in layers.values())``.
 
     Args:
-      model_or_path: an `onnx.ModelProto`, or the path of a file with one. Weights in files beside it (external data)
-        are read as they are needed, from its folder alone.
+      model_or_path: an `onnx.ModelProto`, or the path of a file with one. Weights in other files (external data) are
+        read from the model's own folder only.
 
     Returns:
-      The nodes in the order of the graph, by their names, or by that of their first output where a name is missing or
-      not their own. Inside of If, Loop, Scan and functions, the way there stands before it: ``If_0/then_branch/LSTM``.
-      Weights may be whatever the model computes from constants, such as dequantised integers.
+      The nodes by name, in the order of the graph. A node that has no name, or shares it, goes by the name of its first
+      output. Inside If, Loop, Scan or a function, the path comes first: ``If_0/then_branch/LSTM``. Weights may be
+      anything that the model computes from constants, such as dequantised integers.
 
     Raises:
-      ValueError: if the file is damaged, the model holds no such node, or one says what our cells cannot do (two
-        different functions for g and h); the message names the node and the input or attribute.
-      OSError: if there is no such file, or it cannot be opened.
+      ValueError: if the file is damaged, the model holds no such node, or a node cannot be read: its weights come from
+        the run, or it has what our cells lack (two different functions for g and h). The message names the node, the
+        input or attribute, and the operator that stands in the way.
+      OSError: if the file cannot be opened.
+      TypeError: if the argument is neither a model nor a path.
       ImportError: if the package onnx is missing.
 
     >>> from jaxlstm.interop import from_onnx, to_onnx

@@ -23,6 +23,7 @@ from jaxlstm.cells import (
 from jaxlstm.interop._activations import OnnxFunction, from_onnx_function, numbers_of
 from jaxlstm.interop._onnx_node import Node
 from jaxlstm.interop._onnx_operators import OPERATORS
+from jaxlstm.interop._tensors import merge_gru_biases
 
 # Those of the ONNX operators of these names. The others must be given: onnxruntime has other defaults for them.
 _DEFAULTS = {"Elu": {"alpha": 1.0}, "HardSigmoid": {"alpha": 0.2, "beta": 0.5}, "LeakyRelu": {"alpha": 0.01}}
@@ -53,42 +54,41 @@ def carries(node: Node) -> tuple[Carry, ...]:
 
 def _cell(node: Node, *functions: OnnxFunction) -> Cell:
     """The cell of a direction that has these functions: f, g and, of an LSTM, h."""
-    size, clip = node.hidden_size, node.attributes["clip"]
+    size, clip, bias = node.hidden_size, node.attributes["clip"], "B" in node.held
     if clip is not None and not (clip > 0 and np.isfinite(clip)):
         node.reject("clip", "a positive number", clip)
     if node.op_type == "LSTM":
         f, g, h = functions
         if g != h:
             node.reject("activations", "one function for g and h, as our cells have", f"{g.name} and {h.name}")
-        options: dict[str, Any] = {"gate_fn": from_onnx_function(f), "activation_fn": from_onnx_function(g)}
+        options: dict[str, Any] = {
+            "gate_fn": from_onnx_function(f),
+            "activation_fn": from_onnx_function(g),
+            "bias": bias,
+        }
         if "P" not in node.held and not node.coupled and clip is None:
             return LSTMCell(size, **options)
         return LSTMVariantCell(size, peephole="P" in node.held, coupled=node.coupled, clip=clip, **options)
     clipped = [from_onnx_function(dataclasses.replace(function, clip=clip)) for function in functions]
     if node.op_type == "GRU":
         reset_after = bool(node.attributes["linear_before_reset"])
-        return GRUCell(size, reset_after=reset_after, gate_fn=clipped[0], activation_fn=clipped[1])
-    return RNNCell(size, activation_fn=clipped[0])
+        return GRUCell(size, reset_after=reset_after, gate_fn=clipped[0], activation_fn=clipped[1], bias=bias)
+    return RNNCell(size, activation_fn=clipped[0], bias=bias)
 
 
 def _params(node: Node, direction: int) -> Params:
     """W, R, B and P of a direction in our order, transposed, with one bias a gate."""
     gates = [gate for place, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and place == 1)]
     w_ih, w_hh = (_pack(node.held[place][direction], gates, node.hidden_size).T for place in ("W", "R"))
-    b_w, b_r = _biases(node, direction, gates)
-    weights: dict[str, Any] = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh)}
-    if node.op_type == "GRU" and node.attributes["linear_before_reset"]:
-        kept = 2 * node.hidden_size
-        b = b_w + np.concatenate([b_r[:kept], np.zeros_like(b_r[kept:])])
-        return GRUParams(**weights, b=jnp.asarray(b), b_hn=jnp.asarray(b_r[kept:]))
-    b = jnp.asarray(b_w + b_r)
+    b, b_hn = _biases(node, direction, gates)
+    weights: dict[str, Any] = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh), "b": b}
     if node.op_type == "GRU":
-        return GRUParams(**weights, b=b, b_hn=None)
+        return GRUParams(**weights, b_hn=b_hn)
     if node.op_type == "RNN":
-        return RNNParams(**weights, b=b)
+        return RNNParams(**weights)
     if isinstance(cells(node)[direction], LSTMCell):
-        return LSTMParams(**weights, b=b)
-    return LSTMVariantParams(**weights, b=b, p=_peepholes(node, direction))
+        return LSTMParams(**weights)
+    return LSTMVariantParams(**weights, p=_peepholes(node, direction))
 
 
 def _pack(array: np.ndarray, gates: list[int], size: int) -> np.ndarray:
@@ -96,11 +96,15 @@ def _pack(array: np.ndarray, gates: list[int], size: int) -> np.ndarray:
     return np.concatenate([array[gate * size : (gate + 1) * size] for gate in gates])
 
 
-def _biases(node: Node, direction: int, gates: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """ONNX's two biases of a direction, in our order."""
-    total = len(OPERATORS[node.op_type].gates) * node.hidden_size
-    both = node.held.get("B", np.zeros((node.directions, 2 * total), node.held["W"].dtype))[direction]
-    return _pack(both[:total], gates, node.hidden_size), _pack(both[total:], gates, node.hidden_size)
+def _biases(node: Node, direction: int, gates: list[int]) -> tuple[Array | None, Array | None]:
+    """The sum of ONNX's two biases of a direction, and what a GRU's reset gate keeps out of it; None without any."""
+    if "B" not in node.held:
+        return None, None
+    b_w, b_r = (_pack(b, gates, node.hidden_size) for b in np.split(node.held["B"][direction], 2))
+    if not (node.op_type == "GRU" and node.attributes["linear_before_reset"]):
+        return jnp.asarray(b_w + b_r), None
+    b, b_hn = merge_gru_biases(b_w, b_r)
+    return jnp.asarray(b), jnp.asarray(b_hn)
 
 
 def _peepholes(node: Node, direction: int) -> Array | None:
