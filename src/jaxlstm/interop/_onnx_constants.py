@@ -101,7 +101,9 @@ def _is_zero(scope: Scope, name: str, depth: int) -> bool:
     zeros = (is_zero(scope, each, depth + 1) for each in node.input if each)
     if node.op_type in _KEEPING:
         return next(zeros, False)
-    return {"Concat": all, "Mul": any}.get(node.op_type, lambda _: False)(zeros)
+    if node.op_type == "Concat":
+        return all(zeros)
+    return node.op_type == "Mul" and any(zeros)
 
 
 def _called(scope: Scope, node: Any, name: str) -> tuple[Scope, str] | None:
@@ -121,39 +123,48 @@ def _is_computed(node: Any) -> bool:
 def _compute(scope: Scope, node: Any) -> dict[str, np.ndarray]:
     """The outputs of a node whose inputs are constants."""
     import onnx.reference
-    from onnx import helper
 
     where = f"model: {_label(node)}"
     feeds = {name: value(scope, name) for name in node.input if name}
-    opset, plain = scope.opsets.get("", 1), type(node)()
-    plain.CopyFrom(scope.resolve(node))
-    if plain.op_type in _QUANTIZING:  # ONNX evaluates the newer ones alone, which do all that the others do
-        plain.domain, opset = "", max(opset, 21)
     try:
-        infos = [_info(name, array) for name, array in feeds.items()]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-        graph = helper.make_graph([plain], "one node", infos, outputs)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        model = _model_of(scope, node, feeds)
         size = _size(model, feeds)
     except Exception as error:  # of whatever kind: what a damaged node does to onnx is unknown
         raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
     if size is None:
-        _checks.reject(where, "numbers of a size that is known before they are computed", "another")
-    scope.model.elements_left -= size + sum(array.size for array in feeds.values())
-    if scope.model.elements_left < 0:
-        _checks.reject(where, f"at most {_TIMES} elements for each that the model holds", f"{size} more")
+        _checks.reject(where, "numbers, and how many of them known beforehand", "another result")
+    left = max(0, scope.model.elements_left - sum(array.size for array in feeds.values()))
+    if size > left:
+        _checks.reject(where, f"at most {left} more elements ({_TIMES} for each that the model holds)", size)
+    scope.model.elements_left = left - size
     try:
         with np.errstate(all="ignore"):
             values = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
     except Exception as error:
         raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
-    return {info.name: np.asarray(array) for info, array in zip(outputs, values, strict=True)}
+    return {output.name: np.asarray(array) for output, array in zip(model.graph.output, values, strict=True)}
 
 
-def _info(name: str, array: np.ndarray) -> Any:
+def _model_of(scope: Scope, node: Any, feeds: dict[str, np.ndarray]) -> Any:
+    """A model of this node alone."""
+    import onnx
     from onnx import helper
 
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+    opset, alone = scope.opsets.get("", 1), onnx.NodeProto()
+    alone.CopyFrom(scope.resolve(node))
+    for each in alone.attribute:  # onnx would look for files where the program runs
+        tensors = (each.t, *each.tensors, each.sparse_tensor.values, each.sparse_tensor.indices)
+        if each.HasField("g") or each.graphs or any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors):
+            raise ValueError(f"{each.name!r} is a graph or a tensor beside the model")
+    if alone.op_type in _QUANTIZING:  # onnx evaluates the newer ones only; they do all that the older ones do
+        alone.domain, opset = "", max(opset, 21)
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in feeds.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in alone.output if name]
+    graph = helper.make_graph([alone], "one node", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
 def _size(model: Any, feeds: dict[str, np.ndarray]) -> int | None:
