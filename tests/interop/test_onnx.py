@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -155,12 +156,13 @@ def test_nodes_without_a_name_of_their_own_have_that_of_their_output():
     assert list(from_onnx(model)) == ["Y"]
 
 
-def test_weights_may_be_constant_nodes_and_of_16_bits():
-    held = {name: array.astype(np.float16) for name, array in tensors("RNN", 1).items() if name in "WRB"}
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_weights_may_be_constant_nodes_and_of_16_bits(dtype):
+    held = {name: array.astype(dtype) for name, array in tensors("RNN", 1).items() if name in "WRB"}
     w = numpy_helper.from_array(held.pop("W"), "value")
     model = model_of("RNN", held, nodes=[helper.make_node("Constant", [], ["W"], value=w)])
     params = from_onnx(model)["node"].params
-    assert params.w_ih.dtype == params.b.dtype == np.float16
+    assert params.w_ih.dtype == params.b.dtype == dtype
     assert_array_equal(params.w_ih, numpy_helper.to_array(w)[0].T)
 
 
@@ -203,6 +205,10 @@ MISTAKES = {
     "integers": (
         lambda: edited(edit=lambda h: h | {"W": h["W"].astype(np.int32)}),
         "W: expected floating-point numbers",
+    ),
+    "8 bits": (
+        lambda: edited("RNN", edit=lambda h: h | {"W": h["W"].astype(ml_dtypes.float8_e4m3fn)}),
+        "W: expected floating-point numbers of 16 or 32 bits .* got float8",
     ),
     "hidden_size": (lambda: edited(hidden_size=3), "hidden_size: expected 2, as in R, got 3"),
     "direction": (
@@ -266,7 +272,7 @@ def test_what_cannot_be_read_is_an_error_that_names_it(make, message):
 
 def test_float64_weights_need_x64(without_x64):
     held = {name: array.astype(np.float64) for name, array in tensors("RNN", 1).items()}
-    with pytest.raises(ValueError, match="64-bit ones need jax_enable_x64"):
+    with pytest.raises(ValueError, match="of 64 with jax_enable_x64"):
         from_onnx(model_of("RNN", held))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm.interop._onnx_scope import Scope, text
+from jaxlstm.interop._onnx_scope import Place, Scope, text
 
 _TIMES = 16  # how many elements may be read and made for each element that the model holds; torch's models take five
 _DEEPEST = 64  # nodes between a constant and what the model holds
@@ -106,14 +106,14 @@ def _is_zero(scope: Scope, name: str, depth: int) -> bool:
     return node.op_type == "Mul" and any(zeros)
 
 
-def _called(scope: Scope, node: Any, name: str) -> tuple[Scope, str] | None:
+def _called(scope: Scope, node: Any, name: str) -> Place | None:
     """Where the function that a node calls makes the node's output of this name."""
-    called = scope.call(node)
-    if called is None:
-        return None
-    inner, function = called
-    own = dict(zip(node.output, function.output, strict=False))
-    return inner, own.get(name, "")
+    if name not in scope.calls:
+        scope.calls[name] = None
+        if called := scope.call(node):
+            own = zip(node.output, called[1].output, strict=False)
+            scope.calls |= {output: Place(called[0], inner) for output, inner in own}
+    return scope.calls[name]
 
 
 def _is_computed(node: Any) -> bool:

@@ -135,8 +135,9 @@ def _check_weights(node: Node) -> None:
         if place not in node.held:
             node.reject(place, "a constant of the model", "none")
     w, r = node.held["W"], node.held["R"]
-    if not jnp.issubdtype(w.dtype, jnp.floating) or jax.dtypes.canonicalize_dtype(w.dtype) != w.dtype:
-        node.reject("W", "floating-point numbers (64-bit ones need jax_enable_x64)", w.dtype)
+    floating = jnp.issubdtype(w.dtype, jnp.floating) and w.dtype.itemsize > 1
+    if not floating or jax.dtypes.canonicalize_dtype(w.dtype) != w.dtype:
+        node.reject("W", "floating-point numbers of 16 or 32 bits (of 64 with jax_enable_x64)", w.dtype)
     if r.ndim != 3 or w.ndim != 3 or not r.shape[-1] or not w.shape[-1]:
         node.reject("W and R", "arrays [directions, gates * H, in]", f"shapes {w.shape} and {r.shape}")
     size, directions = node.hidden_size, node.directions

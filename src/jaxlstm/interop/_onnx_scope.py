@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxlstm import _checks
 
-_DEEPEST, _MOST_NODES = 32, 2**20  # graphs and calls inside each other; nodes, counted again in each call of a function
+_DEEPEST = 32  # graphs and calls inside each other
+_MOST_NODES = 2**16  # in all calls of functions
 
 
 @dataclass
@@ -41,14 +42,14 @@ class Scope:
     depth: int = 0
 
     def __post_init__(self) -> None:
-        self.model.nodes_left -= len(self.nodes)
         if self.model.nodes_left < 0 or self.depth > _DEEPEST:
-            _checks.reject("model", f"at most {_MOST_NODES} nodes, {_DEEPEST} levels deep", "more")
+            expected = f"at most {_DEEPEST} levels and {_MOST_NODES} nodes in calls of functions"
+            _checks.reject("model", expected, "more")
         self.makers = {name: node for node in self.nodes for name in node.output if name}
         self.values: dict[str, np.ndarray] = {}
         self.causes: dict[str, str | None] = {}
         self.zeros: dict[str, bool] = {}
-        self._calls: dict[int, Scope] = {}
+        self.calls: dict[str, Place | None] = {}
 
     def find(self, name: str) -> "Place":
         """The scope that a name belongs to, and its name there."""
@@ -67,15 +68,14 @@ class Scope:
         function = self.model.functions.get((node.domain, node.op_type, node.overload))
         if function is None:
             return None
-        if id(node) not in self._calls:
-            given = {own: self.find(name) for own, name in zip(function.input, node.input, strict=False) if name}
-            attributes = {each.name: each for each in (*function.attribute_proto, *self.resolve(node).attribute)}
-            opsets = {**self.opsets, **_opsets(function)}
-            self._calls[id(node)] = Scope(
-                self.model, list(function.node), opsets, _constants(function.node),
-                given=given, attributes=attributes, depth=self.depth + 1,
-            )  # fmt: skip
-        return self._calls[id(node)], function
+        given = {own: self.find(name) for own, name in zip(function.input, node.input, strict=False) if name}
+        attributes = {each.name: each for each in (*function.attribute_proto, *self.resolve(node).attribute)}
+        self.model.nodes_left -= len(function.node)
+        scope = Scope(
+            self.model, list(function.node), {**self.opsets, **_opsets(function)}, _constants(function.node),
+            given=given, attributes=attributes, depth=self.depth + 1,
+        )  # fmt: skip
+        return scope, function
 
     def resolve(self, node: Any) -> Any:
         """The node with the attributes that its function was given in place of those that refer to them."""
