@@ -180,6 +180,10 @@ def without(name):
 
 MISTAKES = {
     "no such node": (lambda: helper.make_model(helper.make_graph([], "g", [], [])), "model: expected LSTM, GRU or RNN"),
+    "another recurrent operator": (
+        lambda: helper.make_model(helper.make_graph([helper.make_node("AttnLSTM", ["x"], ["y"])], "g", [], [])),
+        "none among 1 nodes, nested .* included, only AttnLSTM 'y', which cannot be read",
+    ),
     "weights at run time": (
         lambda: edited(edit=without("W"), fed=("W",)),
         "model: LSTM 'node': W: expected a constant of the model, got 'W', which comes from the run-time input 'W'",

@@ -159,26 +159,30 @@ def outside():
     return tensor
 
 
+SPARSE = helper.make_sparse_tensor(
+    numpy_helper.from_array(np.ones(1, np.float32), "W"), numpy_helper.from_array(ints([0])), [8]
+)
 FED = onnx.helper.make_tensor_value_info("fed", onnx.TensorProto.FLOAT, None)
 UNREAD = {  # what comes from the run, from operators that are not evaluated, or from nowhere
     "an operator of another domain": (
         [op("MatMulNBits", "w", domain="com.microsoft", name="packed")],
-        "got 'W', which comes from MatMulNBits 'packed', an operator that is not evaluated here",
+        "got 'W', which comes from MatMulNBits 'packed', an operator that from_onnx does not evaluate",
     ),
     "an operator without a bound": ([op("Einsum", "w", equation="abc->abc")], "comes from Einsum 'W', an operator"),
     "random numbers": ([op("RandomNormal", "", shape=list(SHAPE))], "comes from RandomNormal 'W', an operator"),
     "a branch": ([op("If", "w")], "comes from If 'W', an operator"),
     "an input, far away": ([op("Mul", "w fed", "m"), op("Add", "m w")], "which comes from the run-time input 'fed'"),
     "nothing": ([op("Mul", "w none")], "comes from 'none', which nothing in the model makes"),
-    "itself": ([op("Mul", "w W")], "comes from more than 64 nodes"),
-    "far away": (chain(80), "comes from more than 64 nodes"),
+    "itself": ([op("Mul", "w W")], "comes from a chain of more than 64 nodes"),
+    "far away": (chain(80), "comes from a chain of more than 64 nodes"),
     "a damaged node": ([op("Reshape", "w w")], "model: Reshape 'W': cannot be computed"),
-    "strings": ([op("Cast", "w", to=onnx.TensorProto.STRING)], "model: Cast 'W': expected numbers, and how many"),
+    "strings": ([op("Cast", "w", to=onnx.TensorProto.STRING)], "model: Cast 'W': expected numbers, of a shape"),
     "a file where the program runs": (
         [op("Concat", "w", axis=0, odd=outside())],
-        r"model: Concat 'W': cannot be computed \('odd' is a graph or a tensor beside the model\)",
+        r"model: Concat 'W': cannot be computed \('odd' is a graph or a tensor in another file\)",
     ),
-    "a graph": ([op("Identity", "w", odd=helper.make_graph([], "g", [], []))], "'odd' is a graph or a tensor beside"),
+    "a graph": ([op("Identity", "w", odd=helper.make_graph([], "g", [], []))], "'odd' is a graph or a tensor in"),
+    "a sparse constant": ([helper.make_node("Constant", [], ["W"], sparse_value=SPARSE)], "model: Constant 'W': "),
     "a string": ([op("Constant", "", value_string="x")], "model: Constant 'W': expected numbers"),
 }  # fmt: skip
 
@@ -188,6 +192,14 @@ def test_what_is_not_computed_is_named(nodes, message):
     model = made({"w": W}, nodes)
     model.graph.input.append(FED)
     with pytest.raises(ValueError, match=message):
+        from_onnx(model)
+
+
+def test_sparse_tensors_are_named():
+    model = made({}, [])
+    model.graph.sparse_initializer.append(SPARSE)
+    next(node for node in model.graph.node if node.op_type == "LSTM").input[1] = "W"
+    with pytest.raises(ValueError, match="got 'W', which comes from the sparse tensor 'W'"):
         from_onnx(model)
 
 

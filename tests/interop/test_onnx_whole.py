@@ -280,7 +280,7 @@ def test_weights_beside_the_model(tmp_path):
     jax.tree.map(assert_array_equal, (got.params, got.carry), (want.params, want.carry))
     saved_apart(tmp_path / "model.onnx", length=None)  # which may be left out
     jax.tree.map(assert_array_equal, from_onnx(tmp_path / "model.onnx")["node"].params, want.params)
-    with pytest.raises(ValueError, match=r"W: expected a tensor in the model .*, got one beside it"):
+    with pytest.raises(ValueError, match=r"W: expected a tensor in the model .*, got one in another file"):
         from_onnx(onnx.load(tmp_path / "model.onnx", load_external_data=False))
 
 

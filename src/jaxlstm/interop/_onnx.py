@@ -1,4 +1,4 @@
-"""The LSTM, GRU and RNN nodes of an ONNX model as networks of ours."""
+"""Reads the LSTM, GRU and RNN nodes of an ONNX model as networks of ours."""
 
 import os
 from pathlib import Path
@@ -16,16 +16,16 @@ from jaxlstm.interop._onnx_node import Node, read_node
 from jaxlstm.interop._onnx_operators import is_recurrent, library
 from jaxlstm.interop._onnx_scope import model_scope, text, walk
 
-_LONGEST = 600  # characters of a message: names in a model may have any length
+_LONGEST = 600  # characters of a message; names in a model can have any length
 
 
 class OnnxLayer(NamedTuple):
-    """One node: a `Layer` or a `Bidirectional` with its params, and what else the model says of it.
+    """One node: a `Layer` or a `Bidirectional` with its params, and what else the model says about it.
 
-    ``carry`` and ``lengths`` are there if they are constants of the model, else None. ``batch_first`` is the node's
-    layout=1: the model has the batch ahead of the time in X; the network has the time first, as always. ``inputs``
-    names what the node reads at run time, such as ``{"X": "x", "initial_h": "h_0"}``, and ``outputs`` what it makes,
-    such as ``{"Y": "y", "Y_h": "h_n"}``. An initial state that is neither in ``carry`` nor in ``inputs`` is zeros.
+    ``carry`` and ``lengths`` are None unless they are constants of the model. ``batch_first`` is the node's layout=1:
+    in the model X has the batch first; the network has time first, as always. ``inputs`` names what the node reads at
+    run time, such as ``{"X": "x", "initial_h": "h_0"}``, and ``outputs`` what it returns, such as
+    ``{"Y": "y", "Y_h": "h_n"}``. An initial state that is neither in ``carry`` nor in ``inputs`` is zero.
     """
 
     network: Network
@@ -38,11 +38,12 @@ class OnnxLayer(NamedTuple):
 
 
 def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
-    """Read the LSTM, GRU and RNN nodes of an ONNX model, wherever they are in it.
+    """Read the LSTM, GRU and RNN nodes of an ONNX model, nested ones included.
 
     ONNX's two biases become one, their sum; a GRU with linear_before_reset keeps n's second one apart. A node without
     B gives cells with bias=False. With input_forget, f's weights are dropped, since f = 1 - i. The integer weights of a
-    DynamicQuantizeLSTM become float32; onnxruntime quantises its inputs too, so its outputs differ by about 0.01.
+    DynamicQuantizeLSTM become float32; onnxruntime quantises its inputs too, so its outputs differ in the second
+    decimal.
 
     Layers that read each other's outputs make a network: ``Stack(*(layer.network for layer in layers.values()))``, with
     the params ``tuple(layer.params for layer in layers.values())``.
@@ -52,14 +53,14 @@ def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
         read from the model's own folder only.
 
     Returns:
-      The nodes by name, in the order of the graph. A node that has no name, or shares it, goes by the name of its first
-      output. Inside If, Loop, Scan or a function, the path comes first: ``If_0/then_branch/LSTM``. Weights may be
-      anything that the model computes from constants, such as dequantised integers.
+      The nodes by name, in the order of the graph. A node without a name of its own has that of its first output.
+      Inside If, Loop, Scan or a function, the path comes first: ``If_0/then_branch/LSTM``. Weights may be anything that
+      the model computes from constants, such as dequantised integers.
 
     Raises:
-      ValueError: if the file is damaged, the model holds no such node, or a node cannot be read: its weights come from
-        the run, or it has what our cells lack (two different functions for g and h). The message names the node, the
-        input or attribute, and the operator that stands in the way.
+      ValueError: if the file is damaged, the model has no such node, or a node cannot be read, because its weights are
+        not constant or our cells lack an option (different functions for g and h). The message names the node, the
+        input or attribute, and the reason.
       OSError: if the file cannot be opened.
       TypeError: if the argument is neither a model nor a path.
       ImportError: if the package onnx is missing.
@@ -83,25 +84,23 @@ def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
 def _layers(model: Any, folder: Path | None) -> dict[str, OnnxLayer]:
     """Every recurrent node as a layer, by its path."""
     layers, others, count = {}, [], 0
-    for path, scope, node in walk(model_scope(model, folder)):
+    for name, scope, node in walk(model_scope(model, folder)):
         count += 1
-        name = "/".join((*path[:1], *(part.lstrip("/") for part in path[1:])))
-        if not is_recurrent(node):
-            if any(kind in text(node.op_type) for kind in ("LSTM", "GRU", "RNN", "Loop", "Scan")):
-                others.append(f"{node.op_type} {name!r}")
-            continue
-        if not name or name in layers:
-            _checks.reject("model", "nodes of different names or outputs", f"{name!r} twice")
-        layers[name] = _layer(read_node(name, node, scope))
+        if is_recurrent(node):
+            if not name or name in layers:
+                _checks.reject("model", "nodes of different names or outputs", f"{name!r} twice")
+            layers[name] = _layer(read_node(name, node, scope))
+        elif any(kind in text(node.op_type) for kind in ("LSTM", "GRU", "RNN")):
+            others.append(f"{text(node.op_type)} {name!r}")
     if not layers:
-        but = f", but {', '.join(others[:3])}, which are not read" if others else ""
-        got = f"none of {count} nodes, those inside of nodes and functions too{but}"
-        _checks.reject("model", "LSTM, GRU or RNN nodes", got)
+        but = f", only {', '.join(others[:3])}, which cannot be read" if others else ""
+        got = f"none among {count} nodes, nested graphs and functions included{but}"
+        _checks.reject("model", "LSTM, GRU or RNN nodes (not written out in other operators)", got)
     return layers
 
 
 def _layer(node: Node) -> OnnxLayer:
-    """A node as a network, and the rest of it."""
+    """A node as a network, with what else it says."""
     forward, *backward = cells(node)
     weights, states = params(node), carries(node)
     if backward:
@@ -123,7 +122,7 @@ def _layer(node: Node) -> OnnxLayer:
 
 
 def _load(model_or_path: Any) -> tuple[Any, Path | None]:
-    """The model, and the folder of a file."""
+    """The model, and the folder of its file."""
     onnx = library()
     if isinstance(model_or_path, onnx.ModelProto):
         return model_or_path, None

@@ -1,6 +1,7 @@
-"""The constants of an ONNX model: the tensors that it holds, and what its nodes make of them.
+"""The constants of an ONNX model: its tensors, and what its nodes compute from them.
 
-ONNX's reference evaluator computes them, one node at a time, once the sizes of its results are known to be in bounds.
+ONNX's reference evaluator computes them, node by node. Before each node, shape inference tells the size of the result,
+which must be within a limit.
 """
 
 import math
@@ -13,11 +14,11 @@ import numpy as np
 from jaxlstm import _checks
 from jaxlstm.interop._onnx_scope import Place, Scope, text
 
-_TIMES = 16  # how many elements may be read and made for each element that the model holds; torch's models take five
-_DEEPEST = 64  # nodes between a constant and what the model holds
-_SMALL = 64  # elements of what may be a shape or an index, and is told to ONNX's shape inference
+_TIMES = 16  # elements that may be computed for each one that the model holds; torch's models need five
+_DEEPEST = 64  # nodes in a row
+_SMALL = 64  # elements; smaller inputs may be shapes or indices, so shape inference gets their values
 
-# Their work and memory are within their inputs and outputs; those of others, such as Conv, Loop or Einsum, are not.
+# Operators whose memory is bounded by inputs and outputs. Others, such as Conv, Loop or Einsum, can need much more.
 _COMPUTED = {
     "Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike",
     "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "DepthToSpace", "DequantizeLinear", "Div",
@@ -30,14 +31,14 @@ _COMPUTED = {
     "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 }  # fmt: skip
 _QUANTIZING = {"DequantizeLinear", "QuantizeLinear"}  # com.microsoft has them too, for 4 and 16 bits
-_KEEPING = {  # zeros remain zeros
+_KEEPING = {  # operators that return zeros if their first input is zeros
     "Cast", "CastLike", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
-def why_not(scope: Scope, name: str, depth: int = 0) -> str | None:
-    """What makes a name no constant of the model, in words; None if it is one."""
+def why_not_constant(scope: Scope, name: str, depth: int = 0) -> str | None:
+    """What a value depends on that is not constant, in words; None if it is a constant of the model."""
     scope, name = scope.find(name)
     if name not in scope.causes:
         scope.causes[name] = _why_not(scope, name, depth)
@@ -47,18 +48,18 @@ def why_not(scope: Scope, name: str, depth: int = 0) -> str | None:
 def _why_not(scope: Scope, name: str, depth: int) -> str | None:
     if name in scope.tensors:
         return None
-    if name in scope.inputs:
-        return f"the run-time input {name!r}"
+    if name in scope.unread:
+        return scope.unread[name]
     if name not in scope.makers:
         return f"{name!r}, which nothing in the model makes"
     node = scope.makers[name]
     if depth > _DEEPEST:
-        return f"more than {_DEEPEST} nodes"
+        return f"a chain of more than {_DEEPEST} nodes"
     if called := _called(scope, node, name):
-        return why_not(*called, depth + 1)
+        return why_not_constant(*called, depth + 1)
     if not _is_computed(node):
-        return f"{_label(node)}, an operator that is not evaluated here"
-    causes = (why_not(scope, each, depth + 1) for each in node.input if each)
+        return f"{_label(node)}, an operator that from_onnx does not evaluate"
+    causes = (why_not_constant(scope, each, depth + 1) for each in node.input if each)
     return next((cause for cause in causes if cause), None)
 
 
@@ -66,7 +67,7 @@ def value(scope: Scope, name: str) -> np.ndarray:
     """The value of a constant.
 
     Raises:
-      ValueError: if a tensor is damaged or is not there, or a node cannot be computed or makes too much.
+      ValueError: if a tensor is damaged or missing, or a node cannot be computed or its result is too large.
     """
     scope, name = scope.find(name)
     if name in scope.values:
@@ -81,7 +82,7 @@ def value(scope: Scope, name: str) -> np.ndarray:
 
 
 def is_zero(scope: Scope, name: str, depth: int = 0) -> bool:
-    """Whether a name is zeros, of a shape that may be known at run time alone."""
+    """Whether a value is zeros, even if its shape is only known at run time."""
     scope, name = scope.find(name)
     if name not in scope.zeros:
         scope.zeros[name] = _is_zero(scope, name, depth)
@@ -89,7 +90,7 @@ def is_zero(scope: Scope, name: str, depth: int = 0) -> bool:
 
 
 def _is_zero(scope: Scope, name: str, depth: int) -> bool:
-    if why_not(scope, name) is None:
+    if why_not_constant(scope, name) is None:
         return not value(scope, name).any()
     node = scope.makers.get(name)
     if node is None or depth > _DEEPEST:
@@ -107,7 +108,7 @@ def _is_zero(scope: Scope, name: str, depth: int) -> bool:
 
 
 def _called(scope: Scope, node: Any, name: str) -> Place | None:
-    """Where the function that a node calls makes the node's output of this name."""
+    """Where the function that a node calls computes the node's output of this name."""
     if name not in scope.calls:
         scope.calls[name] = None
         if called := scope.call(node):
@@ -129,10 +130,10 @@ def _compute(scope: Scope, node: Any) -> dict[str, np.ndarray]:
     try:
         model = _model_of(scope, node, feeds)
         size = _size(model, feeds)
-    except Exception as error:  # of whatever kind: what a damaged node does to onnx is unknown
+    except Exception as error:  # any kind: a damaged node can break onnx anywhere
         raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
     if size is None:
-        _checks.reject(where, "numbers, and how many of them known beforehand", "another result")
+        _checks.reject(where, "numbers, of a shape that can be inferred", "another result")
     left = max(0, scope.model.elements_left - sum(array.size for array in feeds.values()))
     if size > left:
         _checks.reject(where, f"at most {left} more elements ({_TIMES} for each that the model holds)", size)
@@ -142,7 +143,10 @@ def _compute(scope: Scope, node: Any) -> dict[str, np.ndarray]:
             values = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
     except Exception as error:
         raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
-    return {output.name: np.asarray(array) for output, array in zip(model.graph.output, values, strict=True)}
+    arrays = {output.name: np.asarray(array) for output, array in zip(model.graph.output, values, strict=True)}
+    if any(array.dtype.kind in "OSU" for array in arrays.values()):
+        _checks.reject(where, "numbers", "another result")
+    return arrays
 
 
 def _model_of(scope: Scope, node: Any, feeds: dict[str, np.ndarray]) -> Any:
@@ -152,10 +156,10 @@ def _model_of(scope: Scope, node: Any, feeds: dict[str, np.ndarray]) -> Any:
 
     opset, alone = scope.opsets.get("", 1), onnx.NodeProto()
     alone.CopyFrom(scope.resolve(node))
-    for each in alone.attribute:  # onnx would look for files where the program runs
+    for each in alone.attribute:  # onnx would read such files from the current directory
         tensors = (each.t, *each.tensors, each.sparse_tensor.values, each.sparse_tensor.indices)
         if each.HasField("g") or each.graphs or any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors):
-            raise ValueError(f"{each.name!r} is a graph or a tensor beside the model")
+            raise ValueError(f"{each.name!r} is a graph or a tensor in another file")
     if alone.op_type in _QUANTIZING:  # onnx evaluates the newer ones only; they do all that the older ones do
         alone.domain, opset = "", max(opset, 21)
     inputs = [
@@ -168,7 +172,7 @@ def _model_of(scope: Scope, node: Any, feeds: dict[str, np.ndarray]) -> Any:
 
 
 def _size(model: Any, feeds: dict[str, np.ndarray]) -> int | None:
-    """How many numbers a model of one node makes, as ONNX infers it; None if it cannot, or they are no numbers."""
+    """How many numbers a model of one node computes, by shape inference; None if unknown or not numbers."""
     import onnx
 
     known = onnx.ModelProto()
@@ -187,7 +191,7 @@ def _size(model: Any, feeds: dict[str, np.ndarray]) -> int | None:
 
 
 def _read(scope: Scope, name: str) -> np.ndarray:
-    """A tensor that the model holds."""
+    """One of the model's own tensors."""
     array = _array(scope, name, scope.tensors[name])
     scope.model.elements_left += _TIMES * array.size
     return array
@@ -211,13 +215,13 @@ def _array(scope: Scope, name: str, tensor: Any) -> np.ndarray:
 
 
 def _external(scope: Scope, name: str, tensor: Any) -> Any:
-    """The tensor with the numbers that lie in a file of the model's folder."""
+    """The tensor, with its numbers read from a file in the model's folder."""
     import onnx
     from onnx.helper import tensor_dtype_to_np_dtype
 
     where, folder = f"model: {name}", scope.model.folder
     if folder is None:
-        _checks.reject(where, "a tensor in the model (onnx.load_external_data_for_model)", "one beside it")
+        _checks.reject(where, "a tensor in the model (onnx.load_external_data_for_model)", "one in another file")
     entries = {entry.key: text(entry.value) for entry in tensor.external_data}
     location = entries.get("location", "").replace("\0", "")
     folder = os.path.realpath(folder)

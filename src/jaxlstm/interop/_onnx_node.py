@@ -1,4 +1,4 @@
-"""One recurrent node of an ONNX model: its inputs and attributes, read and checked."""
+"""Reads and checks the inputs and attributes of one recurrent node of an ONNX model."""
 
 from typing import Any, NamedTuple, NoReturn
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import _checks
-from jaxlstm.interop._onnx_constants import is_zero, value, why_not
+from jaxlstm.interop._onnx_constants import is_zero, value, why_not_constant
 from jaxlstm.interop._onnx_operators import OPERATORS, QUANTIZED
 from jaxlstm.interop._onnx_scope import Scope, text
 
@@ -26,7 +26,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 class Node(NamedTuple):
-    """A node: its attributes with their defaults, names of what it reads at run time and makes, its constants."""
+    """A node: attributes with their defaults, names of its run-time inputs and its outputs, and constant inputs."""
 
     name: str
     op_type: str
@@ -56,7 +56,7 @@ class Node(NamedTuple):
 
 
 def read_node(name: str, proto: Any, scope: Scope) -> Node:
-    """A node with all its inputs and attributes checked. An initial state of zeros is left out."""
+    """A node, with all inputs and attributes checked. Initial states that are zero are left out."""
     operator = OPERATORS[proto.op_type]
     outputs = {place: text(given) for place, given in zip(operator.outputs, proto.output, strict=False) if given}
     node = Node(name, proto.op_type, {}, {}, outputs, {})
@@ -64,13 +64,13 @@ def read_node(name: str, proto: Any, scope: Scope) -> Node:
     for place, given in zip(operator.inputs, proto.input, strict=False):
         if not given or (place.startswith("initial_") and is_zero(scope, given)):
             continue
-        cause = f"{given!r}, an input" if place == "X" else why_not(scope, given)
-        if cause is None:
-            node.held[place] = value(scope, given)
-        elif place in ("X", "sequence_lens", "initial_h", "initial_c"):
+        cause = None if place == "X" else why_not_constant(scope, given)
+        if place == "X" or (cause and place in ("sequence_lens", "initial_h", "initial_c")):
             node.inputs[place] = text(given)
-        else:
+        elif cause:
             node.reject(place, "a constant of the model", f"{given!r}, which comes from {cause}")
+        else:
+            node.held[place] = value(scope, given)
     if node.op_type == QUANTIZED:
         node.held.update({place: _dequantize(node, place) for place in ("W", "R")})
         node = node._replace(op_type="LSTM")
@@ -80,7 +80,7 @@ def read_node(name: str, proto: Any, scope: Scope) -> Node:
 
 
 def _dequantize(node: Node, place: str) -> np.ndarray:
-    """W or R [directions, G, in] of integers [directions, in, G], with a scale for each direction or each column."""
+    """W or R as float32 [directions, G, in], of integers [directions, in, G] with scales per direction or column."""
     parts = [node.held.get(f"{place}{suffix}") for suffix in ("", "_scale", "_zero_point")]
     if any(part is None for part in parts):
         node.reject(place, f"{place}, {place}_scale and {place}_zero_point", "not all of them")
@@ -100,7 +100,7 @@ def _dequantize(node: Node, place: str) -> np.ndarray:
 
 
 def _attributes(node: Node, proto: Any) -> dict[str, Any]:
-    """All attributes, those that are not given with their defaults."""
+    """All attributes, with defaults where the node has none."""
     import onnx
 
     others = {name for operator in OPERATORS.values() for name in operator.attributes}
@@ -130,7 +130,7 @@ def _value(value: Any) -> Any:
 
 
 def _check_weights(node: Node) -> None:
-    """W, R, B and P have the shapes and the one dtype that they must have."""
+    """Check the shapes of W, R, B and P, and that they share one dtype."""
     for place in ("W", "R"):
         if place not in node.held:
             node.reject(place, "a constant of the model", "none")
@@ -156,7 +156,7 @@ def _check_weights(node: Node) -> None:
 
 
 def _check_states(node: Node) -> None:
-    """Initial states and lengths, if constants, are arrays over one batch."""
+    """Check constant initial states and lengths: shapes, dtypes, and that they share one batch size."""
     batch_sizes = []
     if (lengths := node.held.get("sequence_lens")) is not None:
         if lengths.ndim != 1 or lengths.dtype != np.int32 or (lengths < 0).any():
