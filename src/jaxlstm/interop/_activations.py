@@ -1,4 +1,4 @@
-"""Activation functions, and the names that saved descriptions, Keras and ONNX have for them, in one table."""
+"""Activation functions and their names in saved descriptions, Keras and ONNX."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,11 +84,11 @@ def numbers_of(name: str) -> tuple[str, ...]:
     return _NUMBERS.get(name, ())
 
 
-# A function, its name in saved descriptions ("" without one), its names in Keras, and what it is in ONNX.
+# Function, name in saved descriptions, names in Keras, counterpart in ONNX.
 _TABLE: tuple[tuple[Activation, str, str, OnnxFunction | None], ...] = (
     (jax.nn.celu, "jax.nn.celu", "celu", None),
     (jax.nn.elu, "jax.nn.elu", "elu", OnnxFunction("Elu", alpha=1.0)),
-    (jax.nn.gelu, "jax.nn.gelu", "", None),  # an approximation, where Keras has the exact one
+    (jax.nn.gelu, "jax.nn.gelu", "", None),  # Keras has the exact one, this is an approximation
     (jax.nn.hard_sigmoid, "jax.nn.hard_sigmoid", "hard_sigmoid", OnnxFunction("HardSigmoid", alpha=1 / 6, beta=0.5)),
     (jax.nn.hard_silu, "jax.nn.hard_silu", "hard_silu hard_swish", None),
     (jax.nn.hard_tanh, "jax.nn.hard_tanh", "hard_tanh", None),
@@ -112,7 +112,7 @@ _TABLE: tuple[tuple[Activation, str, str, OnnxFunction | None], ...] = (
     (jnp.sin, "jax.numpy.sin", "", None),
     (jnp.square, "jax.numpy.square", "", None),
     (jnp.tanh, "jax.numpy.tanh", "tanh", OnnxFunction("Tanh")),
-    # Keras's own slopes: before Keras 3, and of its leaky_relu.
+    # Slopes that only Keras has: hard_sigmoid before Keras 3, and leaky_relu.
     (hard := OnnxFunction("HardSigmoid", alpha=0.2, beta=0.5), "", "keras2_hard_sigmoid", hard),
     (leaky := OnnxFunction("LeakyRelu", alpha=0.2), "", "leaky_relu", leaky),
 )
@@ -123,7 +123,7 @@ _FROM_ONNX = {theirs: function for function, theirs in _TO_ONNX.items()}
 
 
 def from_onnx_function(function: OnnxFunction) -> Activation:
-    """JAX's own function, where it has it."""
+    """JAX's own function, if it has one."""
     return _FROM_ONNX.get(function, function)
 
 

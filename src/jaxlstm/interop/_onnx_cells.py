@@ -1,4 +1,4 @@
-"""What an ONNX node means: its cells, params and initial carries, one of each for a direction."""
+"""The cells, params and initial carries of an ONNX node, one of each per direction."""
 
 import dataclasses
 from typing import Any
@@ -25,24 +25,24 @@ from jaxlstm.interop._onnx_node import Node
 from jaxlstm.interop._onnx_operators import OPERATORS
 from jaxlstm.interop._tensors import merge_gru_biases
 
-# Those of the ONNX operators of these names. The others must be given: onnxruntime has other defaults for them.
+# As of the ONNX operators with these names. For the others onnxruntime has other defaults, so they must be given.
 _DEFAULTS = {"Elu": {"alpha": 1.0}, "HardSigmoid": {"alpha": 0.2, "beta": 0.5}, "LeakyRelu": {"alpha": 0.01}}
 
 
 def cells(node: Node) -> tuple[Cell, ...]:
-    """A cell for each direction."""
+    """The cell of each direction."""
     functions = _functions(node)
     each = len(functions) // node.directions
     return tuple(_cell(node, *functions[start : start + each]) for start in range(0, len(functions), each))
 
 
 def params(node: Node) -> tuple[Params, ...]:
-    """Each direction's params."""
+    """The params of each direction."""
     return tuple(_params(node, direction) for direction in range(node.directions))
 
 
 def carries(node: Node) -> tuple[Carry, ...]:
-    """Each direction's initial carry; none if it is zeros or known at run time alone."""
+    """The initial carry of each direction; empty if it is zeros or only known at run time."""
     states = ("initial_h", "initial_c")
     held = [place for place in states if place in node.held]
     if not held:
@@ -53,7 +53,7 @@ def carries(node: Node) -> tuple[Carry, ...]:
 
 
 def _cell(node: Node, *functions: OnnxFunction) -> Cell:
-    """The cell of a direction that has these functions: f, g and, of an LSTM, h."""
+    """The cell of one direction. Its activation functions are f, g and, for an LSTM, h."""
     size, clip, bias = node.hidden_size, node.attributes["clip"], "B" in node.held
     if clip is not None and not (clip > 0 and np.isfinite(clip)):
         node.reject("clip", "a positive number", clip)
@@ -77,7 +77,7 @@ def _cell(node: Node, *functions: OnnxFunction) -> Cell:
 
 
 def _params(node: Node, direction: int) -> Params:
-    """W, R, B and P of a direction in our order, transposed, with one bias a gate."""
+    """One direction's params: W, R, B and P in our gate order, matrices transposed, biases summed."""
     gates = [gate for place, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and place == 1)]
     w_ih, w_hh = (_pack(node.held[place][direction], gates, node.hidden_size).T for place in ("W", "R"))
     b, b_hn = _biases(node, direction, gates)
@@ -92,12 +92,12 @@ def _params(node: Node, direction: int) -> Params:
 
 
 def _pack(array: np.ndarray, gates: list[int], size: int) -> np.ndarray:
-    """The blocks of H rows that belong to these gates."""
+    """The blocks of H rows of these gates, joined."""
     return np.concatenate([array[gate * size : (gate + 1) * size] for gate in gates])
 
 
 def _biases(node: Node, direction: int, gates: list[int]) -> tuple[Array | None, Array | None]:
-    """The sum of ONNX's two biases of a direction, and what a GRU's reset gate keeps out of it; None without any."""
+    """b, the sum of ONNX's two biases, and a GRU's b_hn; None where there is none."""
     if "B" not in node.held:
         return None, None
     b_w, b_r = (_pack(b, gates, node.hidden_size) for b in np.split(node.held["B"][direction], 2))
@@ -108,14 +108,14 @@ def _biases(node: Node, direction: int, gates: list[int]) -> tuple[Array | None,
 
 
 def _peepholes(node: Node, direction: int) -> Array | None:
-    """P, which ONNX packs i, o, f, as i, f, o; coupled, as i, o."""
+    """P, which ONNX packs as i, o, f, in our order i, f, o; with input_forget, i, o."""
     if "P" not in node.held:
         return None
     return jnp.asarray(_pack(node.held["P"][direction], [0, 1] if node.coupled else [0, 2, 1], node.hidden_size))
 
 
 def _carry(node: Node, direction: int) -> Carry:
-    """The initial states of a direction; one that the node lacks is zero."""
+    """One direction's initial carry; a state that the node lacks is zero."""
     axis = 1 if node.attributes["layout"] else 0
     states = {p: np.take(node.held[p], direction, axis) for p in ("initial_h", "initial_c") if p in node.held}
     zeros = np.zeros_like(next(iter(states.values())))
@@ -126,7 +126,7 @@ def _carry(node: Node, direction: int) -> Carry:
 
 
 def _functions(node: Node) -> list[OnnxFunction]:
-    """The functions of all directions: names, and the alphas and betas handed out to those that take one, in order."""
+    """The functions of all directions. Those that take an alpha or a beta get the node's, in order."""
     names = node.attributes["activations"]
     defaults = OPERATORS[node.op_type].functions * node.directions
     if names is None:

@@ -1,4 +1,4 @@
-"""What ONNX's recurrent operators are made of, for reading and for writing: inputs, outputs, gate order, functions.
+"""ONNX's recurrent operators, for reading and writing: inputs, outputs, gate order, default functions.
 
 ONNX packs the gates of an LSTM as i, o, f, c and of a GRU as z, r, h, and stores weights ``[directions, G, in]``.
 """
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Operator(NamedTuple):
-    """One operator: its inputs by place, where each of our gates stands in it, its default functions of a direction."""
+    """One operator: inputs by position, the position of each of our gates, default functions of one direction."""
 
     inputs: tuple[str, ...]
     gates: tuple[int, ...]
     functions: tuple[str, ...]
-    attributes: tuple[str, ...] = ()  # those that the others lack
+    attributes: tuple[str, ...] = ()  # that only this operator has
     outputs: tuple[str, ...] = ("Y", "Y_h")
 
 
@@ -24,7 +24,7 @@ _LSTM = Operator(
     ("input_forget",),
     ("Y", "Y_h", "Y_c"),
 )
-QUANTIZED = "DynamicQuantizeLSTM"  # of the domain com.microsoft: W and R as integers [directions, in, G], then scales
+QUANTIZED = "DynamicQuantizeLSTM"  # of com.microsoft: W and R are integers [directions, in, G], scales come last
 OPERATORS = {
     "LSTM": _LSTM,
     "GRU": Operator(_INPUTS, (1, 0, 2), ("Sigmoid", "Tanh"), ("linear_before_reset",)),
@@ -41,7 +41,7 @@ def is_recurrent(node: Any) -> bool:
 
 
 def library() -> Any:
-    """The package onnx, which only these files need."""
+    """The package onnx, imported when it is needed."""
     try:
         import onnx
         import onnx.numpy_helper
