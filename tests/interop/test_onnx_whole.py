@@ -259,6 +259,23 @@ def test_dynamically_quantised_weights_are_those_of_the_equation():
         assert_allclose(got, np.concatenate([w[:, g * H : (g + 1) * H] for g in gates], axis=1), rtol=1e-6)
 
 
+def test_quantised_weights_without_scales_or_of_other_shapes_are_named():
+    def read(**held):
+        places = ["X", "W", "R", *[""] * 5, "W_scale", "W_zero_point", "R_scale", "R_zero_point"]
+        places = [place if place in held or place == "X" else "" for place in places]
+        node = helper.make_node("DynamicQuantizeLSTM", places, ["Y"], domain="com.microsoft", hidden_size=H)
+        initializers = [numpy_helper.from_array(array, name) for name, array in held.items()]
+        return from_onnx(model_of_graph(graph_of([node], ("X",), ("Y",), initializer=initializers)))
+
+    w, scale, zero = np.ones((1, 5, 4 * H), np.int8), np.ones(1, np.float32), np.zeros(1, np.int8)
+    with pytest.raises(ValueError, match="'Y': W_zero_point: expected a constant of the model, got none"):
+        read(W=w, W_scale=scale)
+    with pytest.raises(ValueError, match=r"'Y': W: expected int8 or uint8 .*, got int8\[1, 5, 8\], float32\[2\]"):
+        read(W=w, W_scale=np.ones(2, np.float32), W_zero_point=zero)
+    with pytest.raises(ValueError, match="DynamicQuantizeLSTM 'Y': W: expected int8 or uint8"):
+        read(W=w.astype(np.float32), W_scale=scale, W_zero_point=zero)
+
+
 def saved_apart(path, **changes):
     """A model with its tensors in a file beside it; their entries changed."""
     model = model_of("RNN", tensors("RNN", 1))

@@ -84,6 +84,10 @@ def numbers_of(name: str) -> tuple[str, ...]:
     return _NUMBERS.get(name, ())
 
 
+# Slopes that only Keras has: of hard_sigmoid before Keras 3, and of leaky_relu.
+_KERAS2_HARD_SIGMOID = OnnxFunction("HardSigmoid", alpha=0.2, beta=0.5)
+_KERAS_LEAKY_RELU = OnnxFunction("LeakyRelu", alpha=0.2)
+
 # Function, name in saved descriptions, names in Keras, counterpart in ONNX.
 _TABLE: tuple[tuple[Activation, str, str, OnnxFunction | None], ...] = (
     (jax.nn.celu, "jax.nn.celu", "celu", None),
@@ -112,9 +116,8 @@ _TABLE: tuple[tuple[Activation, str, str, OnnxFunction | None], ...] = (
     (jnp.sin, "jax.numpy.sin", "", None),
     (jnp.square, "jax.numpy.square", "", None),
     (jnp.tanh, "jax.numpy.tanh", "tanh", OnnxFunction("Tanh")),
-    # Slopes that only Keras has: hard_sigmoid before Keras 3, and leaky_relu.
-    (hard := OnnxFunction("HardSigmoid", alpha=0.2, beta=0.5), "", "keras2_hard_sigmoid", hard),
-    (leaky := OnnxFunction("LeakyRelu", alpha=0.2), "", "leaky_relu", leaky),
+    (_KERAS2_HARD_SIGMOID, "", "keras2_hard_sigmoid", _KERAS2_HARD_SIGMOID),
+    (_KERAS_LEAKY_RELU, "", "leaky_relu", _KERAS_LEAKY_RELU),
 )
 SAVED = {saved: function for function, saved, _, _ in _TABLE if saved}
 KERAS = {name: function for function, _, names, _ in _TABLE for name in names.split()}

@@ -81,10 +81,10 @@ def read_node(name: str, proto: Any, scope: Scope) -> Node:
 
 def _dequantize(node: Node, place: str) -> np.ndarray:
     """W or R as float32 [directions, G, in], of integers [directions, in, G] with scales per direction or column."""
-    parts = [node.held.get(f"{place}{suffix}") for suffix in ("", "_scale", "_zero_point")]
-    if any(part is None for part in parts):
-        node.reject(place, f"{place}, {place}_scale and {place}_zero_point", "not all of them")
-    quantized, scale, zero = parts
+    names = (place, f"{place}_scale", f"{place}_zero_point")
+    if missing := [name for name in names if name not in node.held]:
+        node.reject(missing[0], "a constant of the model", "none")
+    quantized, scale, zero = parts = [node.held[name] for name in names]
     directions, *_, columns = (0, *quantized.shape)[-3:]
     if (
         quantized.dtype not in (np.int8, np.uint8)
