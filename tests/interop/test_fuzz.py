@@ -198,6 +198,20 @@ def onnx_files():
     for name in ("folded", "unfolded", "voice"):
         yield (GOLDENS / f"{name}.onnx").read_bytes()
     yield computed().SerializeToString()
+    yield apart()[0].SerializeToString()
+
+
+def apart():
+    """A model whose weights are in another file, and the bytes of that file."""
+    model, data = model_of("GRU", tensors("GRU", 1)), b""
+    for tensor in model.graph.initializer:
+        entries = {"location": "weights.bin", "offset": len(data), "length": len(tensor.raw_data)}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+        data += tensor.raw_data
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+    return model, data
 
 
 def computed():
@@ -242,6 +256,7 @@ which_file = st.sampled_from(range(len(ONNX_FILES)))
 
 def check_from_onnx(path, data):
     path.write_bytes(data)
+    (path.parent / "weights.bin").write_bytes(apart()[1])
     check_layers(*attempt(from_onnx, path), str(path))
 
 
@@ -255,8 +270,11 @@ def check_layers(layers, message, *beginnings):
             assert check_network(layer.network, layer.params) > 0
 
 
-def test_the_models_themselves_are_read():
-    assert [len(from_onnx(onnx.load_from_string(data))) for data in ONNX_FILES] == [1, 3, 3, 4, 2]
+def test_the_models_themselves_are_read(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(apart()[1])
+    for data, count in zip(ONNX_FILES, [1, 3, 3, 4, 2, 1], strict=True):
+        (tmp_path / "model.onnx").write_bytes(data)
+        assert len(from_onnx(tmp_path / "model.onnx")) == count
 
 
 @few

@@ -143,6 +143,7 @@ def test_what_the_model_is_fed_is_named_and_not_invented():
 def test_torch_s_models_compute_what_torch_computes(name):
     layers = from_onnx(str(GOLDENS / f"{name}.onnx"))
     assert list(layers) == ["/lstm/LSTM", "/lstm/LSTM_1", "/gru/GRU"]
+    assert [set(layer.inputs) for layer in layers.values()] == [{"X"}] * 3  # the initial states are zeros
     network = jl.Stack(*(layer.network for layer in layers.values()))
     assert network == jl.Stack(*[jl.Bidirectional(jl.LSTMCell(2))] * 2, jl.GRUCell(2))
     with np.load(GOLDENS / "torch.npz") as golden:

@@ -227,7 +227,7 @@ def _external(scope: Scope, name: str, tensor: Any) -> Any:
     folder = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(folder, location))
     if not Path(path).is_relative_to(folder) or not os.path.isfile(path):
-        _checks.reject(where, "a file in the folder of the model", repr(location))
+        _checks.reject(where, "a file in the model's folder (no link to another)", repr(location))
     try:
         offset, itemsize = int(entries.get("offset", 0)), np.dtype(tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
         length = min(int(entries.get("length", 2**63)), math.prod(tensor.dims) * itemsize)
