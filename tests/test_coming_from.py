@@ -55,12 +55,27 @@ def run_equinox(shown, params):
     return jax.lax.scan(step, (jnp.zeros(8, "f4"),) * 2, shown["xs"])[1]
 
 
-FRAMEWORKS = {"torch": run_torch, "Keras": run_keras, "Flax": run_linen, "Haiku": run_haiku, "Equinox": run_equinox}
+def run_onnx(shown, params):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = shown["to_onnx"](shown["network"], params).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["ys"], {"xs": shown["xs"]})[0]
+
+
+FRAMEWORKS = {
+    "ONNX": run_onnx,
+    "torch": run_torch,
+    "Keras": run_keras,
+    "Flax": run_linen,
+    "Haiku": run_haiku,
+    "Equinox": run_equinox,
+}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_block_runs_and_computes_the_same(framework, without_x64, monkeypatch):
+def test_the_block_runs_and_computes_the_same(framework, without_x64, monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, "KERAS_BACKEND", "jax")
+    monkeypatch.chdir(tmp_path)
     pytest.importorskip(framework.lower(), reason=f"{framework} is not installed")
     shown = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mutations import assert_named_error, mutations
 
 import jaxlstm as jl
-from jaxlstm.interop import _keras, from_keras, to_keras
+from jaxlstm.interop import from_keras, to_keras
+from jaxlstm.interop._activations import KERAS
 
 GOLDENS = golden.load("keras")
 OPTIONS = {
@@ -99,7 +100,7 @@ def keras():
 def test_activations_are_those_of_keras_by_name(keras):
     z = jnp.linspace(-5, 5, 41, dtype=np.float32)
     with jax.numpy_dtype_promotion("standard"):
-        for name, function in _keras._ACTIVATIONS.items():
+        for name, function in KERAS.items():
             if name != "keras2_hard_sigmoid":
                 theirs = keras.activations.get(name)(z)
                 np.testing.assert_allclose(function(z), theirs, rtol=1e-6, atol=1e-6, err_msg=name)

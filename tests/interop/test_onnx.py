@@ -1,11 +1,11 @@
 """ONNX models read: the same function as onnxruntime's for every option, torch's own models, and what is refused."""
 
-import itertools
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -29,7 +29,7 @@ CASES = {  # operator, attributes, what the node lacks, the cell it becomes (for
         set(),
         jl.LSTMVariantCell(H, peephole=True, coupled=True, clip=float(np.float32(0.6))),
     ),
-    "lstm-no-peepholes": ("LSTM", {"input_forget": 1}, {"P", "B"}, jl.LSTMVariantCell(H, coupled=True)),
+    "lstm-no-peepholes": ("LSTM", {"input_forget": 1}, {"P", "B"}, jl.LSTMVariantCell(H, coupled=True, bias=False)),
     "lstm-functions": (
         "LSTM",
         {
@@ -43,7 +43,7 @@ CASES = {  # operator, attributes, what the node lacks, the cell it becomes (for
     ),
     "gru-before": ("GRU", {"direction": "bidirectional"}, set(), jl.GRUCell(H, reset_after=False)),
     "gru-after": ("GRU", {"direction": "reverse", "linear_before_reset": 1}, set(), jl.GRUCell(H)),
-    "gru-no-bias": ("GRU", {"linear_before_reset": 1}, {"B"}, jl.GRUCell(H)),
+    "gru-no-bias": ("GRU", {"linear_before_reset": 1}, {"B"}, jl.GRUCell(H, bias=False)),
     "gru-clip": (
         "GRU",
         {"clip": 0.5},
@@ -143,6 +143,7 @@ def test_what_the_model_is_fed_is_named_and_not_invented():
 def test_torch_s_models_compute_what_torch_computes(name):
     layers = from_onnx(str(GOLDENS / f"{name}.onnx"))
     assert list(layers) == ["/lstm/LSTM", "/lstm/LSTM_1", "/gru/GRU"]
+    assert [set(layer.inputs) for layer in layers.values()] == [{"X"}] * 3  # the initial states are zeros
     network = jl.Stack(*(layer.network for layer in layers.values()))
     assert network == jl.Stack(*[jl.Bidirectional(jl.LSTMCell(2))] * 2, jl.GRUCell(2))
     with np.load(GOLDENS / "torch.npz") as golden:
@@ -156,13 +157,22 @@ def test_nodes_without_a_name_of_their_own_have_that_of_their_output():
     assert list(from_onnx(model)) == ["Y"]
 
 
-def test_weights_may_be_constant_nodes_and_of_16_bits():
-    held = {name: array.astype(np.float16) for name, array in tensors("RNN", 1).items() if name in "WRB"}
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_weights_may_be_constant_nodes_and_of_16_bits(dtype):
+    pytest.importorskip("onnx", minversion="1.18" if dtype == np.float16 else "1.19")
+    held = {name: array.astype(dtype) for name, array in tensors("RNN", 1).items() if name in "WRB"}
     w = numpy_helper.from_array(held.pop("W"), "value")
     model = model_of("RNN", held, nodes=[helper.make_node("Constant", [], ["W"], value=w)])
     params = from_onnx(model)["node"].params
-    assert params.w_ih.dtype == params.b.dtype == np.float16
+    assert params.w_ih.dtype == params.b.dtype == dtype
     assert_array_equal(params.w_ih, numpy_helper.to_array(w)[0].T)
+
+
+def test_weights_of_8_bits_are_refused():
+    pytest.importorskip("onnx", minversion="1.19")
+    held = {name: array.astype(ml_dtypes.float8_e4m3fn) for name, array in tensors("RNN", 1).items()}
+    with pytest.raises(ValueError, match=r"W: expected floating-point numbers of 16 or 32 bits .* got float8"):
+        from_onnx(model_of("RNN", held))
 
 
 def edited(op_type="LSTM", edit=None, fed=(), **attributes):
@@ -177,17 +187,15 @@ def without(name):
     return lambda held: {key: array for key, array in held.items() if key != name}
 
 
-def chain_of(count):
-    """Weights that double again and again on their way to the node."""
-    names = ["small", *(f"joined_{index}" for index in range(count)), "W"]
-    return [helper.make_node("Concat", [a, a], [b], axis=0) for a, b in itertools.pairwise(names)]
-
-
 MISTAKES = {
     "no such node": (lambda: helper.make_model(helper.make_graph([], "g", [], [])), "model: expected LSTM, GRU or RNN"),
+    "another recurrent operator": (
+        lambda: helper.make_model(helper.make_graph([helper.make_node("AttnLSTM", ["x"], ["y"])], "g", [], [])),
+        "none among 1 nodes, nested .* included, only AttnLSTM 'y', which cannot be read",
+    ),
     "weights at run time": (
         lambda: edited(edit=without("W"), fed=("W",)),
-        "model: LSTM 'node': W: expected a constant of the model, got 'W', known at run time",
+        "model: LSTM 'node': W: expected a constant of the model, got 'W', which comes from the run-time input 'W'",
     ),
     "no weights": (
         lambda: edited(edit=without("R")),
@@ -251,21 +259,6 @@ MISTAKES = {
         "model: W: expected a tensor in the model",
     ),
     "a tensor of other dims": (lambda: resized(edited()), "model: W: damaged"),
-    "a bomb": (
-        lambda: model_of(
-            "RNN", without("W")(tensors("RNN", 1)) | {"small": np.ones(8, np.float32)}, nodes=chain_of(40)
-        ),
-        "model: expected weights that are rearranged a few times at most",
-    ),
-    "a damaged node": (
-        lambda: model_of(
-            "RNN",
-            without("W")(tensors("RNN", 1)) | {"small": np.ones(8, np.float32)},
-            nodes=[helper.make_node("Reshape", ["small", "small"], ["W"])],
-        ),
-        "model: Reshape '' cannot be computed",
-    ),
-    "inside of another node": (lambda: nested(), "got them inside of other nodes or functions"),
 }
 
 
@@ -280,12 +273,6 @@ def resized(model):
     return model
 
 
-def nested():
-    body = model_of("RNN", tensors("RNN", 1)).graph
-    node = helper.make_node("If", ["X"], ["Y"], then_branch=body, else_branch=body)
-    return helper.make_model(helper.make_graph([node], "g", [], []))
-
-
 @pytest.mark.parametrize(("make", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_what_cannot_be_read_is_an_error_that_names_it(make, message):
     with pytest.raises(ValueError, match=message):
@@ -294,7 +281,7 @@ def test_what_cannot_be_read_is_an_error_that_names_it(make, message):
 
 def test_float64_weights_need_x64(without_x64):
     held = {name: array.astype(np.float64) for name, array in tensors("RNN", 1).items()}
-    with pytest.raises(ValueError, match="64-bit ones need jax_enable_x64"):
+    with pytest.raises(ValueError, match="of 64 with jax_enable_x64"):
         from_onnx(model_of("RNN", held))
 
 

@@ -7,13 +7,13 @@ framework is imported for it.
 model with a head, of which the reader brings a template.
 """
 
+from jaxlstm.interop._activations import OnnxFunction
 from jaxlstm.interop._equinox import from_equinox, to_equinox
 from jaxlstm.interop._flax import from_flax, to_flax
 from jaxlstm.interop._haiku import from_haiku, to_haiku
 from jaxlstm.interop._keras import from_keras, to_keras
 from jaxlstm.interop._onnx import OnnxLayer, from_onnx
 from jaxlstm.interop._onnx_export import to_onnx
-from jaxlstm.interop._onnx_operators import OnnxFunction
 from jaxlstm.interop._safetensors import load_params, save_params
 from jaxlstm.interop._save import load, save
 from jaxlstm.interop._stablehlo import export

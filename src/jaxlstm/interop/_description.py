@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxlstm import _checks, _init
 from jaxlstm._cell import Cell
@@ -29,7 +28,7 @@ from jaxlstm.cells import (
     RNNCell,
     Zoneout,
 )
-from jaxlstm.interop._onnx_operators import OnnxFunction
+from jaxlstm.interop._activations import SAVED, OnnxFunction
 
 VERSION = 1
 _LONGEST, _DEEPEST = 2**20, 64  # characters (thousands of layers) and levels of what is inside of what
@@ -43,14 +42,8 @@ _CLASSES: dict[str, Any] = {
         *(OnnxFunction, _init.Chrono),
     )
 }
-_ACTIVATIONS = (
-    *("celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "identity", "leaky_relu", "log_sigmoid", "mish"),
-    *("relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "sparse_sigmoid"),
-    "squareplus",
-)
 _FUNCTIONS: dict[str, Callable[..., Any]] = (
-    {f"jax.nn.{name}": getattr(jax.nn, name) for name in _ACTIVATIONS}
-    | {f"jax.numpy.{name}": getattr(jnp, name) for name in ("arctan", "cos", "sin", "square", "tanh")}
+    SAVED
     | {f"jax.nn.initializers.{name}": getattr(jax.nn.initializers, name) for name in ("ones", "zeros")}
     | {f"jaxlstm.{name}": getattr(_init, name) for name in ("glorot", "orthogonal", "torch_uniform", "zeros")}
 )

@@ -5,13 +5,11 @@ order used here. A GRU with reset_after has a bias of two rows.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
@@ -19,35 +17,10 @@ from jaxlstm._network import Network
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
 from jaxlstm.interop import _nest, _tensors
+from jaxlstm.interop._activations import KERAS, Activation
 from jaxlstm.interop._nest import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
-Activation = Callable[[Array], Array]
-
-
-def keras2_hard_sigmoid(z: Array) -> Array:
-    """The hard_sigmoid of Keras 1 and 2, clip(0.2 z + 0.5, 0, 1); that of Keras 3 has the slope 1/6."""
-    return jnp.clip(0.2 * z + 0.5, 0, 1)
-
-
-def linear(z: Array) -> Array:
-    """z, the activation that is none."""
-    return z
-
-
-_ACTIVATIONS: dict[str, Activation] = {
-    "elu": jax.nn.elu,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "keras2_hard_sigmoid": keras2_hard_sigmoid,
-    "linear": linear,
-    "relu": jax.nn.relu,
-    "selu": jax.nn.selu,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
-    "softsign": jax.nn.soft_sign,
-    "tanh": jnp.tanh,
-}
 _GATES = {"lstm_cell": 4, "gru_cell": 3, "simple_rnn_cell": 1}  # by the names that Keras gives to cells
 _GRU_ORDER = (1, 0, 2)  # z r h <-> r z n: its own inverse
 _MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
@@ -176,9 +149,9 @@ def _activation(name: str, activation: str | Activation) -> Activation:
     if callable(activation):
         _checks.check_function(name, activation)
         return activation
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        _checks.reject(name, f"a function or one of {', '.join(map(repr, _ACTIVATIONS))}", _checks.describe(activation))
-    return _ACTIVATIONS[activation]
+    if not isinstance(activation, str) or activation not in KERAS:
+        _checks.reject(name, f"a function or one of {', '.join(map(repr, KERAS))}", _checks.describe(activation))
+    return KERAS[activation]
 
 
 def _cell(scope: Scope, params: Any, gate_fn: Activation, activation_fn: Activation | None) -> Cell:

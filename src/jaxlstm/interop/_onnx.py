@@ -1,7 +1,7 @@
-"""The LSTM, GRU and RNN nodes of an ONNX model as networks of ours."""
+"""Reads the LSTM, GRU and RNN nodes of an ONNX model as networks of ours."""
 
 import os
-from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,17 +12,20 @@ from jaxlstm._layers import Bidirectional, BidirectionalCarry, Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Carry, Params
 from jaxlstm.interop._onnx_cells import carries, cells, params
-from jaxlstm.interop._onnx_constants import constants
 from jaxlstm.interop._onnx_node import Node, read_node
-from jaxlstm.interop._onnx_operators import OPERATORS
+from jaxlstm.interop._onnx_operators import is_recurrent, library
+from jaxlstm.interop._onnx_scope import model_scope, text, walk
+
+_LONGEST = 600  # characters of a message; names in a model can have any length
 
 
 class OnnxLayer(NamedTuple):
-    """One node: a `Layer` or a `Bidirectional` with its params, and what else the model says of it.
+    """One node: a `Layer` or a `Bidirectional` with its params, and what else the model says about it.
 
-    ``carry`` and ``lengths`` are there if they are constants of the model, else None. ``inputs`` names what the node
-    reads at run time, such as ``{"X": "x", "initial_h": "h_0"}``. ``batch_first`` is the node's layout=1: the model has
-    the batch ahead of the time in X; the network has the time first, as always.
+    ``carry`` and ``lengths`` are None unless they are constants of the model. ``batch_first`` is the node's layout=1:
+    in the model X has the batch first; the network has time first, as always. ``inputs`` names what the node reads at
+    run time, such as ``{"X": "x", "initial_h": "h_0"}``, and ``outputs`` what it returns, such as
+    ``{"Y": "y", "Y_h": "h_n"}``. An initial state that is neither in ``carry`` nor in ``inputs`` is zero.
     """
 
     network: Network
@@ -31,26 +34,35 @@ class OnnxLayer(NamedTuple):
     lengths: Int[Array, "B"] | None
     batch_first: bool
     inputs: dict[str, str]
+    outputs: dict[str, str]
 
 
 def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
-    """Read the LSTM, GRU and RNN nodes of an ONNX model.
+    """Read the LSTM, GRU and RNN nodes of an ONNX model, nested ones included.
 
-    The two biases of ONNX become one, their sum (a GRU with linear_before_reset keeps the one of n). With input_forget,
-    f's weights are dropped, since f = 1 - i. Layers that read each other's outputs make a network:
-    ``Stack(*(layer.network for layer in layers.values()))``, with the params ``tuple(layer.params for ...)``.
+    ONNX's two biases become one, their sum; a GRU with linear_before_reset keeps n's second one apart. A node without
+    B gives cells with bias=False. With input_forget, f's weights are dropped, since f = 1 - i. The integer weights of a
+    DynamicQuantizeLSTM become float32; onnxruntime quantises its inputs too, so its outputs differ in the second
+    decimal.
+
+    Layers that read each other's outputs make a network: ``Stack(*(layer.network for layer in layers.values()))``, with
+    the params ``tuple(layer.params for layer in layers.values())``.
 
     Args:
-      model_or_path: an `onnx.ModelProto`, or the path of a file with one.
+      model_or_path: an `onnx.ModelProto`, or the path of a file with one. Weights in other files (external data) are
+        read from the model's own folder only.
 
     Returns:
-      The nodes in the order of the graph, by their names, or by that of their first output where a name is missing or
-      not their own. Weights may be any constants of the graph, also cut and joined by nodes.
+      The nodes by name, in the order of the graph. A node without a name of its own has that of its first output.
+      Inside If, Loop, Scan or a function, the path comes first: ``If_0/then_branch/LSTM``. Weights may be anything that
+      the model computes from constants, such as dequantised integers.
 
     Raises:
-      ValueError: if the file is damaged, the model holds no such node, or one says what our cells cannot do (two
-        different functions for g and h); the message names the node and the input or attribute.
-      FileNotFoundError: if there is no such file.
+      ValueError: if the file is damaged, the model has no such node, or a node cannot be read, because its weights are
+        not constant or our cells lack an option (different functions for g and h). The message names the node, the
+        input or attribute, and the reason.
+      OSError: if the file cannot be opened.
+      TypeError: if the argument is neither a model nor a path.
       ImportError: if the package onnx is missing.
 
     >>> from jaxlstm.interop import from_onnx, to_onnx
@@ -60,19 +72,35 @@ def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
     >>> layers["GRU"].network
     Layer(cell=GRUCell(hidden_size=4), reverse=False)
     """
-    model = _load(model_or_path)
-    nodes = [node for node in model.graph.node if _is_recurrent(node)]
-    if not nodes:
-        inside = any(_is_recurrent(node) for node in _nested(model))
-        got = "them inside of other nodes or functions" if inside else f"none of {len(model.graph.node)} nodes"
-        _checks.reject("model", "LSTM, GRU or RNN nodes in its graph", got)
-    held = constants(model, {name for node in nodes for name in node.input[1:]})
-    names = _names(nodes)
-    return {name: _layer(read_node(name, node, held)) for name, node in zip(names, nodes, strict=True)}
+    try:
+        model, folder = _load(model_or_path)
+        return _layers(model, folder)
+    except ValueError as error:
+        if len(message := str(error)) <= _LONGEST:
+            raise
+        raise ValueError(f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 3 :]}") from None
+
+
+def _layers(model: Any, folder: Path | None) -> dict[str, OnnxLayer]:
+    """Every recurrent node as a layer, by its path."""
+    layers, others, count = {}, [], 0
+    for name, scope, node in walk(model_scope(model, folder)):
+        count += 1
+        if is_recurrent(node):
+            if not name or name in layers:
+                _checks.reject("model", "nodes of different names or outputs", f"{name!r} twice")
+            layers[name] = _layer(read_node(name, node, scope))
+        elif any(kind in text(node.op_type) for kind in ("LSTM", "GRU", "RNN")):
+            others.append(f"{text(node.op_type)} {name!r}")
+    if not layers:
+        but = f", only {', '.join(others[:3])}, which cannot be read" if others else ""
+        got = f"none among {count} nodes, nested graphs and functions included{but}"
+        _checks.reject("model", "LSTM, GRU or RNN nodes (not written out in other operators)", got)
+    return layers
 
 
 def _layer(node: Node) -> OnnxLayer:
-    """A node as a network, and the rest of it."""
+    """A node as a network, with what else it says."""
     forward, *backward = cells(node)
     weights, states = params(node), carries(node)
     if backward:
@@ -88,51 +116,22 @@ def _layer(node: Node) -> OnnxLayer:
         carry=carry,
         lengths=None if lengths is None else jnp.asarray(lengths),
         batch_first=bool(node.attributes["layout"]),
-        inputs={place: name for place, name in node.inputs.items() if place not in node.held},
+        inputs=node.inputs,
+        outputs=node.outputs,
     )
 
 
-def _load(model_or_path: Any) -> Any:
+def _load(model_or_path: Any) -> tuple[Any, Path | None]:
+    """The model, and the folder of its file."""
     onnx = library()
     if isinstance(model_or_path, onnx.ModelProto):
-        return model_or_path
+        return model_or_path, None
     if not isinstance(model_or_path, (str, os.PathLike)):
         _checks.reject("model_or_path", "an onnx.ModelProto or a path", _checks.describe(model_or_path), TypeError)
-    path = os.fspath(model_or_path)
+    path = Path(model_or_path)
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load_model(path, format="protobuf")
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        return onnx.load_model(path, format="protobuf", load_external_data=False), path.parent
+    except (DecodeError, ValueError) as error:
         raise ValueError(f"{path}: damaged, or not an ONNX model ({error})") from error
-
-
-def _is_recurrent(node: Any) -> bool:
-    return node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
-
-
-def _nested(model: Any) -> list[Any]:
-    """The nodes of functions, and of the graphs that the graph's nodes hold, one level deep: enough for a message."""
-    graphs = [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
-    return [node for graph in (*graphs, *model.functions) for node in graph.node]
-
-
-def _names(nodes: list[Any]) -> list[str]:
-    """A name for each node: its own, or else that of its first output."""
-    counts = Counter(node.name for node in nodes)
-    names = [
-        node.name if node.name and counts[node.name] == 1 else next(filter(None, node.output), "") for node in nodes
-    ]
-    if len(set(names)) < len(names) or "" in names:
-        _checks.reject("model", "nodes of different names or outputs", names)
-    return names
-
-
-def library() -> Any:
-    """The package onnx, which only these files need."""
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ImportError as error:
-        raise ImportError("ONNX models need the package onnx: pip install 'jaxlstm[onnx]'") from error
-    return onnx

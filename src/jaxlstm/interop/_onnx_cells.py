@@ -1,4 +1,4 @@
-"""What an ONNX node means: its cells, params and initial carries, one of each for a direction."""
+"""The cells, params and initial carries of an ONNX node, one of each per direction."""
 
 import dataclasses
 from typing import Any
@@ -20,96 +20,102 @@ from jaxlstm.cells import (
     RNNCell,
     RNNParams,
 )
+from jaxlstm.interop._activations import OnnxFunction, from_onnx_function, numbers_of
 from jaxlstm.interop._onnx_node import Node
-from jaxlstm.interop._onnx_operators import DEFAULTS, OPERATORS, OnnxFunction, numbers_of, ours
+from jaxlstm.interop._onnx_operators import OPERATORS
+from jaxlstm.interop._tensors import merge_gru_biases
+
+# As of the ONNX operators with these names. For the others onnxruntime has other defaults, so they must be given.
+_DEFAULTS = {"Elu": {"alpha": 1.0}, "HardSigmoid": {"alpha": 0.2, "beta": 0.5}, "LeakyRelu": {"alpha": 0.01}}
 
 
 def cells(node: Node) -> tuple[Cell, ...]:
-    """A cell for each direction."""
+    """The cell of each direction."""
     functions = _functions(node)
     each = len(functions) // node.directions
     return tuple(_cell(node, *functions[start : start + each]) for start in range(0, len(functions), each))
 
 
 def params(node: Node) -> tuple[Params, ...]:
-    """Each direction's params."""
+    """The params of each direction."""
     return tuple(_params(node, direction) for direction in range(node.directions))
 
 
 def carries(node: Node) -> tuple[Carry, ...]:
-    """Each direction's initial carry, or none if the node has none, or one that is known at run time alone."""
-    names = [place for place in ("initial_h", "initial_c") if place in node.inputs]
-    states = [node.held[place] for place in names if place in node.held]
-    if len(states) < len(names):
-        if states:
-            node.reject("initial_h and initial_c", "both constants or neither", f"{list(node.held)} constant")
+    """The initial carry of each direction; empty if it is zeros or only known at run time."""
+    states = ("initial_h", "initial_c")
+    held = [place for place in states if place in node.held]
+    if not held:
         return ()
-    if not names:
-        return ()
+    if fed := [place for place in states if place in node.inputs]:
+        node.reject("initial_h and initial_c", "both constants or neither", f"{held[0]} constant and {fed[0]} not")
     return tuple(_carry(node, direction) for direction in range(node.directions))
 
 
 def _cell(node: Node, *functions: OnnxFunction) -> Cell:
-    """The cell of a direction that has these functions: f, g and, of an LSTM, h."""
-    size, clip = node.hidden_size, node.attributes["clip"]
+    """The cell of one direction. Its activation functions are f, g and, for an LSTM, h."""
+    size, clip, bias = node.hidden_size, node.attributes["clip"], "B" in node.held
     if clip is not None and not (clip > 0 and np.isfinite(clip)):
         node.reject("clip", "a positive number", clip)
     if node.op_type == "LSTM":
         f, g, h = functions
         if g != h:
             node.reject("activations", "one function for g and h, as our cells have", f"{g.name} and {h.name}")
-        options: dict[str, Any] = {"gate_fn": ours(f), "activation_fn": ours(g)}
+        options: dict[str, Any] = {
+            "gate_fn": from_onnx_function(f),
+            "activation_fn": from_onnx_function(g),
+            "bias": bias,
+        }
         if "P" not in node.held and not node.coupled and clip is None:
             return LSTMCell(size, **options)
         return LSTMVariantCell(size, peephole="P" in node.held, coupled=node.coupled, clip=clip, **options)
-    clipped = [ours(dataclasses.replace(function, clip=clip)) for function in functions]
+    clipped = [from_onnx_function(dataclasses.replace(function, clip=clip)) for function in functions]
     if node.op_type == "GRU":
         reset_after = bool(node.attributes["linear_before_reset"])
-        return GRUCell(size, reset_after=reset_after, gate_fn=clipped[0], activation_fn=clipped[1])
-    return RNNCell(size, activation_fn=clipped[0])
+        return GRUCell(size, reset_after=reset_after, gate_fn=clipped[0], activation_fn=clipped[1], bias=bias)
+    return RNNCell(size, activation_fn=clipped[0], bias=bias)
 
 
 def _params(node: Node, direction: int) -> Params:
-    """W, R, B and P of a direction in our order, transposed, with one bias a gate."""
+    """One direction's params: W, R, B and P in our gate order, matrices transposed, biases summed."""
     gates = [gate for place, gate in enumerate(OPERATORS[node.op_type].gates) if not (node.coupled and place == 1)]
     w_ih, w_hh = (_pack(node.held[place][direction], gates, node.hidden_size).T for place in ("W", "R"))
-    b_w, b_r = _biases(node, direction, gates)
-    weights: dict[str, Any] = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh)}
-    if node.op_type == "GRU" and node.attributes["linear_before_reset"]:
-        kept = 2 * node.hidden_size
-        b = b_w + np.concatenate([b_r[:kept], np.zeros_like(b_r[kept:])])
-        return GRUParams(**weights, b=jnp.asarray(b), b_hn=jnp.asarray(b_r[kept:]))
-    b = jnp.asarray(b_w + b_r)
+    b, b_hn = _biases(node, direction, gates)
+    weights: dict[str, Any] = {"w_ih": jnp.asarray(w_ih), "w_hh": jnp.asarray(w_hh), "b": b}
     if node.op_type == "GRU":
-        return GRUParams(**weights, b=b, b_hn=None)
+        return GRUParams(**weights, b_hn=b_hn)
     if node.op_type == "RNN":
-        return RNNParams(**weights, b=b)
+        return RNNParams(**weights)
     if isinstance(cells(node)[direction], LSTMCell):
-        return LSTMParams(**weights, b=b)
-    return LSTMVariantParams(**weights, b=b, p=_peepholes(node, direction))
+        return LSTMParams(**weights)
+    return LSTMVariantParams(**weights, p=_peepholes(node, direction))
 
 
 def _pack(array: np.ndarray, gates: list[int], size: int) -> np.ndarray:
-    """The blocks of H rows that belong to these gates."""
+    """The blocks of H rows of these gates, joined."""
     return np.concatenate([array[gate * size : (gate + 1) * size] for gate in gates])
 
 
-def _biases(node: Node, direction: int, gates: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """ONNX's two biases of a direction, in our order."""
-    total = len(OPERATORS[node.op_type].gates) * node.hidden_size
-    both = node.held.get("B", np.zeros((node.directions, 2 * total), node.held["W"].dtype))[direction]
-    return _pack(both[:total], gates, node.hidden_size), _pack(both[total:], gates, node.hidden_size)
+def _biases(node: Node, direction: int, gates: list[int]) -> tuple[Array | None, Array | None]:
+    """b, the sum of ONNX's two biases, and a GRU's b_hn; None where there is none."""
+    if "B" not in node.held:
+        return None, None
+    b_w, b_r = (_pack(b, gates, node.hidden_size) for b in np.split(node.held["B"][direction], 2))
+    if not (node.op_type == "GRU" and node.attributes["linear_before_reset"]):
+        return jnp.asarray(b_w + b_r), None
+    b, b_hn = merge_gru_biases(b_w, b_r)
+    return jnp.asarray(b), jnp.asarray(b_hn)
 
 
 def _peepholes(node: Node, direction: int) -> Array | None:
-    """P, which ONNX packs i, o, f, as i, f, o; coupled, as i, o."""
+    """P, which ONNX packs as i, o, f, in our order i, f, o; with input_forget, i, o."""
     if "P" not in node.held:
         return None
     return jnp.asarray(_pack(node.held["P"][direction], [0, 1] if node.coupled else [0, 2, 1], node.hidden_size))
 
 
 def _carry(node: Node, direction: int) -> Carry:
-    """The initial states of a direction; one that the node lacks is zero."""
+    """One direction's initial carry; a state that the node lacks is zero."""
     axis = 1 if node.attributes["layout"] else 0
     states = {p: np.take(node.held[p], direction, axis) for p in ("initial_h", "initial_c") if p in node.held}
     zeros = np.zeros_like(next(iter(states.values())))
@@ -120,7 +126,7 @@ def _carry(node: Node, direction: int) -> Carry:
 
 
 def _functions(node: Node) -> list[OnnxFunction]:
-    """The functions of all directions: names, and the alphas and betas handed out to those that take one, in order."""
+    """The functions of all directions. Those that take an alpha or a beta get the node's, in order."""
     names = node.attributes["activations"]
     defaults = OPERATORS[node.op_type].functions * node.directions
     if names is None:
@@ -132,7 +138,7 @@ def _functions(node: Node) -> list[OnnxFunction]:
     for name in names:
         numbers = {}
         for number in numbers_of(name):
-            default = DEFAULTS.get(name, {}).get(number)
+            default = _DEFAULTS.get(name, {}).get(number)
             numbers[number] = left[number].pop(0) if left[number] else default
             if numbers[number] is None:
                 node.reject(f"activation_{number}", f"a number for {name}, for which kernels disagree", "none")

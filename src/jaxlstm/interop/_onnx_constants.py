@@ -1,92 +1,248 @@
-"""The constants of an ONNX graph: tensors that it holds, and what nodes make of them that only rearrange.
+"""The constants of an ONNX model: its tensors, and what its nodes compute from them.
 
-Exporters may leave the weights as they were and cut and join them in the graph (torch does, without constant folding).
+ONNX's reference evaluator computes them, node by node. Before each node, shape inference tells the size of the result,
+which must be within a limit.
 """
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxlstm import _checks
+from jaxlstm.interop._onnx_scope import Place, Scope, text
 
-# None of these makes a tensor of more elements than came in.
-_REARRANGING = ("Identity", "Cast", "Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-_TIMES = 16  # how often what the model holds may be rearranged; torch's models take five
+_TIMES = 16  # elements that may be computed for each one that the model holds; torch's models need five
+_DEEPEST = 64  # nodes in a row
+_SMALL = 64  # elements; smaller inputs may be shapes or indices, so shape inference gets their values
+
+# Operators whose memory is bounded by inputs and outputs. Others, such as Conv, Loop or Einsum, can need much more.
+_COMPUTED = {
+    "Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike",
+    "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "DepthToSpace", "DequantizeLinear", "Div",
+    "DynamicQuantizeLinear", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
+    "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log",
+    "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "Pad", "Pow", "QuantizeLinear",
+    "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid",
+    "Sign", "Size", "Slice", "Softmax", "Softplus", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum",
+    "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+}  # fmt: skip
+_QUANTIZING = {"DequantizeLinear", "QuantizeLinear"}  # com.microsoft has them too, for 4 and 16 bits
+_KEEPING = {  # operators that return zeros if their first input is zeros
+    "Cast", "CastLike", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+}  # fmt: skip
 
 
-def constants(model: Any, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The values of this model that are constants, of those that are wanted, by name.
+def why_not_constant(scope: Scope, name: str, depth: int = 0) -> str | None:
+    """What a value depends on that is not constant, in words; None if it is a constant of the model."""
+    scope, name = scope.find(name)
+    if name not in scope.causes:
+        scope.causes[name] = _why_not(scope, name, depth)
+    return scope.causes[name]
+
+
+def _why_not(scope: Scope, name: str, depth: int) -> str | None:
+    if name in scope.tensors:
+        return None
+    if name in scope.unread:
+        return scope.unread[name]
+    if name not in scope.makers:
+        return f"{name!r}, which nothing in the model makes"
+    node = scope.makers[name]
+    if depth > _DEEPEST:
+        return f"a chain of more than {_DEEPEST} nodes"
+    if called := _called(scope, node, name):
+        return why_not_constant(*called, depth + 1)
+    if not _is_computed(node):
+        return f"{_label(node)}, an operator that from_onnx does not evaluate"
+    causes = (why_not_constant(scope, each, depth + 1) for each in node.input if each)
+    return next((cause for cause in causes if cause), None)
+
+
+def value(scope: Scope, name: str) -> np.ndarray:
+    """The value of a constant.
 
     Raises:
-      ValueError: if a tensor is damaged or lies in another file, or a node cannot be computed.
+      ValueError: if a tensor is damaged or missing, or a node cannot be computed or its result is too large.
     """
-    wanted = _with_sources(model.graph, wanted)
-    values = {t.name: _array(t.name, t) for t in model.graph.initializer if t.name in wanted}
-    nodes = [node for node in model.graph.node if not node.domain and wanted.intersection(node.output)]
-    for node in nodes:
-        if node.op_type == "Constant":
-            values[node.output[0]] = _constant(node)
-    budget = _TIMES * sum(value.size for value in values.values())
-    for node in nodes:
-        if node.op_type in _REARRANGING and all(name in values for name in node.input if name):
-            budget -= sum(values[name].size for name in node.input if name)
-            if budget < 0:
-                _checks.reject(
-                    "model", "weights that are rearranged a few times at most", f"still more at {node.name!r}"
-                )
-            values[node.output[0]] = _compute(model, node, values)
-    return values
+    scope, name = scope.find(name)
+    if name in scope.values:
+        return scope.values[name]
+    if name in scope.tensors:
+        scope.values[name] = _read(scope, name)
+    elif called := _called(scope, scope.makers[name], name):
+        scope.values[name] = value(*called)
+    else:
+        scope.values |= _compute(scope, scope.makers[name])
+    return scope.values[name]
 
 
-def _with_sources(graph: Any, wanted: set[str]) -> set[str]:
-    """The names wanted, and those of all that they are made of; a graph lists what is made after what it is made of."""
-    wanted = set(wanted)
-    for node in reversed(graph.node):
-        if node.op_type in _REARRANGING and wanted.intersection(node.output):
-            wanted.update(node.input)
-    return wanted - {""}
+def is_zero(scope: Scope, name: str, depth: int = 0) -> bool:
+    """Whether a value is zeros, even if its shape is only known at run time."""
+    scope, name = scope.find(name)
+    if name not in scope.zeros:
+        scope.zeros[name] = _is_zero(scope, name, depth)
+    return scope.zeros[name]
 
 
-def _constant(node: Any) -> np.ndarray:
-    """The value of a Constant node, which has one attribute."""
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            return _array(node.output[0], attribute.t)
-        if attribute.name in ("value_int", "value_ints"):
-            return np.array(attribute.i if attribute.name == "value_int" else attribute.ints, np.int64)
-        if attribute.name in ("value_float", "value_floats"):
-            return np.array(attribute.f if attribute.name == "value_float" else attribute.floats, np.float32)
-    return _checks.reject(f"model: {node.output[0]}", "a Constant of numbers", [a.name for a in node.attribute])
+def _is_zero(scope: Scope, name: str, depth: int) -> bool:
+    if why_not_constant(scope, name) is None:
+        return not value(scope, name).any()
+    node = scope.makers.get(name)
+    if node is None or depth > _DEEPEST:
+        return False
+    if called := _called(scope, node, name):
+        return is_zero(*called, depth + 1)
+    if node.op_type == "ConstantOfShape":
+        return not any(_array(scope, name, a.t).any() for a in scope.resolve(node).attribute if a.name == "value")
+    zeros = (is_zero(scope, each, depth + 1) for each in node.input if each)
+    if node.op_type in _KEEPING:
+        return next(zeros, False)
+    if node.op_type == "Concat":
+        return all(zeros)
+    return node.op_type == "Mul" and any(zeros)
 
 
-def _array(name: str, tensor: Any) -> np.ndarray:
+def _called(scope: Scope, node: Any, name: str) -> Place | None:
+    """Where the function that a node calls computes the node's output of this name."""
+    if name not in scope.calls:
+        scope.calls[name] = None
+        if called := scope.call(node):
+            own = zip(node.output, called[1].output, strict=False)
+            scope.calls |= {output: Place(called[0], inner) for output, inner in own}
+    return scope.calls[name]
+
+
+def _is_computed(node: Any) -> bool:
+    return node.op_type in {"": _COMPUTED, "ai.onnx": _COMPUTED, "com.microsoft": _QUANTIZING}.get(node.domain, ())
+
+
+def _compute(scope: Scope, node: Any) -> dict[str, np.ndarray]:
+    """The outputs of a node whose inputs are constants."""
+    import onnx.reference
+
+    where = f"model: {_label(node)}"
+    feeds = {name: value(scope, name) for name in node.input if name}
+    try:
+        model = _model_of(scope, node, feeds)
+        size = _size(model, feeds)
+    except Exception as error:  # any kind: a damaged node can break onnx anywhere
+        raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
+    if size is None:
+        _checks.reject(where, "numbers, of a shape that can be inferred", "another result")
+    left = max(0, scope.model.elements_left - sum(array.size for array in feeds.values()))
+    if size > left:
+        _checks.reject(where, f"at most {left} more elements ({_TIMES} for each that the model holds)", size)
+    scope.model.elements_left = left - size
+    try:
+        with np.errstate(all="ignore"):
+            values = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+    except Exception as error:
+        raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
+    arrays = {output.name: np.asarray(array) for output, array in zip(model.graph.output, values, strict=True)}
+    if any(array.dtype.kind in "OSU" for array in arrays.values()):
+        _checks.reject(where, "numbers", "another result")
+    return arrays
+
+
+def _model_of(scope: Scope, node: Any, feeds: dict[str, np.ndarray]) -> Any:
+    """A model of this node alone."""
+    import onnx
+    from onnx import helper
+
+    opset, alone = scope.opsets.get("", 1), onnx.NodeProto()
+    alone.CopyFrom(scope.resolve(node))
+    for each in alone.attribute:  # onnx would read such files from the current directory
+        tensors = (each.t, *each.tensors, each.sparse_tensor.values, each.sparse_tensor.indices)
+        if each.HasField("g") or each.graphs or any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors):
+            raise ValueError(f"{each.name!r} is a graph or a tensor in another file")
+    if alone.op_type in _QUANTIZING:  # onnx evaluates the newer ones only; they do all that the older ones do
+        alone.domain, opset = "", max(opset, 21)
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in feeds.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in alone.output if name]
+    graph = helper.make_graph([alone], "one node", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def _size(model: Any, feeds: dict[str, np.ndarray]) -> int | None:
+    """How many numbers a model of one node computes, by shape inference; None if unknown or not numbers."""
+    import onnx
+
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    small = (onnx.numpy_helper.from_array(a, name) for name, a in feeds.items() if a.size <= _SMALL)
+    known.graph.initializer.extend(small)
+    inferred = onnx.shape_inference.infer_shapes(known, strict_mode=True, data_prop=True)
+    total = 0
+    for output in inferred.graph.output:
+        tensor = output.type.tensor_type
+        sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+        if not tensor.HasField("shape") or min(sizes, default=0) < 0 or tensor.elem_type == onnx.TensorProto.STRING:
+            return None
+        total += math.prod(sizes)
+    return total
+
+
+def _read(scope: Scope, name: str) -> np.ndarray:
+    """One of the model's own tensors."""
+    array = _array(scope, name, scope.tensors[name])
+    scope.model.elements_left += _TIMES * array.size
+    return array
+
+
+def _array(scope: Scope, name: str, tensor: Any) -> np.ndarray:
     """A tensor's numbers."""
     import onnx
 
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _checks.reject(f"model: {name}", "a tensor in the model (onnx.load_external_data_for_model)", "one beside it")
+        tensor = _external(scope, name, tensor)
     try:
-        value = onnx.numpy_helper.to_array(tensor)
+        array = onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise ValueError(f"model: {name}: damaged ({error})") from error
-    if value.size != math.prod(tensor.dims):
-        _checks.reject(f"model: {name}", f"shape {tuple(tensor.dims)}", value.shape)
-    return value
+        raise ValueError(f"model: {name}: damaged ({_short(error)})") from error
+    if array.size != math.prod(tensor.dims):
+        _checks.reject(f"model: {name}", f"shape {tuple(tensor.dims)}", array.shape)
+    if array.dtype.kind in "OSU":
+        _checks.reject(f"model: {name}", "a tensor of numbers", "strings")
+    return array
 
 
-def _compute(model: Any, node: Any, values: dict[str, np.ndarray]) -> np.ndarray:
-    """One node's output, as ONNX's reference implementation has it."""
-    import onnx.reference
-    from onnx import helper
+def _external(scope: Scope, name: str, tensor: Any) -> Any:
+    """The tensor, with its numbers read from a file in the model's folder."""
+    import onnx
+    from onnx.helper import tensor_dtype_to_np_dtype
 
-    feeds = {name: values[name] for name in node.input if name}
-    inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in feeds]
-    outputs = [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)]
-    graph = helper.make_graph([node], "one node", inputs, outputs)
+    where, folder = f"model: {name}", scope.model.folder
+    if folder is None:
+        _checks.reject(where, "a tensor in the model (onnx.load_external_data_for_model)", "one in another file")
+    entries = {entry.key: text(entry.value) for entry in tensor.external_data}
+    location = entries.get("location", "").replace("\0", "")
+    folder = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(folder, location))
+    if not Path(path).is_relative_to(folder) or not os.path.isfile(path):
+        _checks.reject(where, "a file in the model's folder (no link to another)", repr(location))
     try:
-        one_node = helper.make_model(graph, opset_imports=model.opset_import)
-        (value,) = onnx.reference.ReferenceEvaluator(one_node).run(None, feeds)
-    except Exception as error:  # of whatever kind: what a damaged node does to the implementation is unknown
-        raise ValueError(f"model: {node.op_type} {node.name!r} cannot be computed ({error})") from error
-    return np.asarray(value)
+        offset, itemsize = int(entries.get("offset", 0)), np.dtype(tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        length = min(int(entries.get("length", 2**63)), math.prod(tensor.dims) * itemsize)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: damaged ({_short(error)})") from error
+    if offset < 0 or not 0 <= length <= os.path.getsize(path) - offset:
+        _checks.reject(where, f"{length} bytes from {offset} on in {location!r}", f"{os.path.getsize(path)} in all")
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=file.read(length))
+
+
+def _label(node: Any) -> str:
+    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Networks of ours as ONNX models with real LSTM, GRU and RNN nodes."""
+"""Writes networks as ONNX models with LSTM, GRU and RNN nodes."""
 
 from typing import Any
 
@@ -13,9 +13,8 @@ from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm._step import Params
 from jaxlstm.interop._arguments import check_network
-from jaxlstm.interop._onnx import library
 from jaxlstm.interop._onnx_graph import Graph
-from jaxlstm.interop._onnx_operators import OPERATORS
+from jaxlstm.interop._onnx_operators import OPERATORS, library
 from jaxlstm.interop._onnx_weights import Direction, alike, attributes, direction, weights
 
 _MERGES = {"sum": "Sum", "mean": "Mean", "mul": "Mul"}  # concat has an axis
@@ -72,7 +71,7 @@ def to_onnx(network: Network | Cell, params: Params, *, lengths: bool = False, c
 
 
 def _network(graph: Graph, network: Network, params: Params, xs: str, path: tuple[int, ...]) -> str:
-    """The name of the ys of a network that reads xs."""
+    """Add a network that reads xs. Returns the name of its ys."""
     if type(network) is Stack:
         for index, layer in enumerate(network.layers):
             xs = _network(graph, layer, params[index], xs, (*path, index))
@@ -86,7 +85,7 @@ def _network(graph: Graph, network: Network, params: Params, xs: str, path: tupl
 
 
 def _bidirectional(graph: Graph, network: Bidirectional, params: Params, xs: str, path: tuple[int, ...]) -> str:
-    """One node, or two where the directions differ in more than weights and functions; and the merge."""
+    """Add one node, or two if the directions differ in more than weights and functions, and the merge."""
     cells = network.cell, network.backward_cell or network.cell
     both = [direction(cell, params[i], (*path, i), reverse=bool(i)) for i, cell in enumerate(cells)]
     nodes = [both] if alike(*both) else [[one] for one in both]
@@ -99,7 +98,7 @@ def _bidirectional(graph: Graph, network: Bidirectional, params: Params, xs: str
 
 
 def _recurrent(graph: Graph, directions: list[Direction], xs: str) -> list[str]:
-    """The names of each direction's ys, of one node with one or two directions."""
+    """Add one node with one or two directions. Returns the names of each direction's ys."""
     op_type = directions[0].op_type
     path = directions[0].path if len(directions) == 1 else directions[0].path[:-1]
     name = ".".join((op_type, *map(str, path)))
@@ -117,7 +116,7 @@ def _recurrent(graph: Graph, directions: list[Direction], xs: str) -> list[str]:
 
 
 def _initial(graph: Graph, directions: list[Direction], state: str) -> str:
-    """The directions' initial states, inputs of the model, as the one array that a node takes."""
+    """Add inputs for the directions' initial states, joined to the one array that a node takes."""
     names = [
         graph.input(_carry_name("initial", one, state), graph.dtype, ("batch", one.cell.hidden_size))
         for one in directions

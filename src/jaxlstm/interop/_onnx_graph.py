@@ -1,15 +1,15 @@
-"""An ONNX graph in the making: what has been added to it so far."""
+"""Builds an ONNX graph."""
 
 from typing import Any
 
 import numpy as np
 from jax.typing import DTypeLike
 
-_OPSET, _IR_VERSION = 14, 8  # the first with all that is used here, so that old runtimes read it too
+_OPSET, _IR_VERSION = 14, 8  # the oldest that have everything used here
 
 
 class Graph:
-    """Nodes, constants, inputs and outputs; each method adds one and gives the name of its value."""
+    """Nodes, constants, inputs and outputs. Each method adds one and returns the name of its value."""
 
     def __init__(self, onnx: Any, dtype: np.dtype, lengths: bool, carry: bool) -> None:
         self.dtype, self.lengths, self.carry = dtype, lengths, carry
@@ -42,19 +42,19 @@ class Graph:
         return self.nodes(op_type, inputs, 1, **attributes)[0]
 
     def unstack(self, value: str, axis: int, count: int) -> list[str]:
-        """An array cut along an axis of this size into arrays without it."""
+        """Split an array along an axis of size `count`, and drop the axis."""
         parts = [value] if count == 1 else self.nodes("Split", [value], count, axis=axis)
         axes = self.constant(self._fresh("axes"), np.array([axis]))
         return [self.node("Squeeze", [part, axes]) for part in parts]
 
     def stack(self, values: list[str]) -> str:
-        """Arrays as one, with a leading axis."""
+        """Join arrays along a new leading axis."""
         axes = self.constant(self._fresh("axes"), np.array([0]))
         parts = [self.node("Unsqueeze", [value, axes]) for value in values]
         return parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=0)
 
     def model(self) -> Any:
-        """All of it."""
+        """The finished model."""
         helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, "jaxlstm", self._inputs, self._outputs, self._constants)
         opset = helper.make_opsetid("", _OPSET)

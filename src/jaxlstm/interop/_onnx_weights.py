@@ -1,4 +1,4 @@
-"""What a cell of ours is among ONNX's operators: which one, its attributes, its weights."""
+"""A cell as an ONNX operator: which one, its attributes and its weights."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,8 @@ from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, LSTMCell, LSTMVariantCell, RecurrentDropout, RNNCell
-from jaxlstm.interop._onnx_operators import OPERATORS, OnnxFunction, numbers_of, onnx_function
+from jaxlstm.interop._activations import OnnxFunction, numbers_of, to_onnx_function
+from jaxlstm.interop._onnx_operators import OPERATORS
 from jaxlstm.interop._tensors import fill_biases
 
 
@@ -20,7 +21,7 @@ class Direction(NamedTuple):
     path: tuple[int, ...]
     reverse: bool
     op_type: str
-    options: dict[str, Any]  # attributes but for functions and direction
+    options: dict[str, Any]  # attributes other than functions and direction
     functions: list[OnnxFunction]
 
 
@@ -30,7 +31,7 @@ def direction(cell: Cell, params: Params, path: tuple[int, ...], reverse: bool) 
     Raises:
       ValueError, TypeError: if ONNX has no such cell; the message names the option.
     """
-    while type(cell) is RecurrentDropout:  # the cell inside, where there is no key
+    while type(cell) is RecurrentDropout:  # which without a key is the cell inside
         cell = cell.cell
     op_type, options, functions = _operator(cell)
     clips = {function.clip for function in functions}
@@ -44,7 +45,7 @@ def direction(cell: Cell, params: Params, path: tuple[int, ...], reverse: bool) 
 
 
 def alike(one: Direction, other: Direction) -> bool:
-    """Whether both can be directions of one node."""
+    """Whether both fit into one node."""
 
     def shape(one: Direction) -> tuple[Any, ...]:
         return one.op_type, one.cell.hidden_size, one.options, _has_peepholes(one)
@@ -53,7 +54,7 @@ def alike(one: Direction, other: Direction) -> bool:
 
 
 def attributes(directions: list[Direction]) -> dict[str, Any]:
-    """The attributes of the node of these directions; functions only where they are not the default."""
+    """The attributes of a node with these directions; functions only if they are not the defaults."""
     first = directions[0]
     way = "bidirectional" if len(directions) == 2 else "reverse" if first.reverse else "forward"
     found = {"direction": way, "hidden_size": first.cell.hidden_size, **first.options}
@@ -68,7 +69,7 @@ def attributes(directions: list[Direction]) -> dict[str, Any]:
 
 
 def weights(directions: list[Direction]) -> dict[str, np.ndarray]:
-    """W, R, and where there are some, biases B and peepholes P."""
+    """W, R and, if there are any, biases B and peepholes P."""
     found = {
         "W": [_pack(one, one.params.w_ih).T for one in directions],
         "R": [_pack(one, one.params.w_hh).T for one in directions],
@@ -99,11 +100,11 @@ def _operator(cell: Cell) -> tuple[str, dict[str, Any], list[OnnxFunction]]:
 
 
 def _functions(cell: Cell, *names: str) -> list[OnnxFunction]:
-    return [onnx_function(name, getattr(cell, name)) for name in names]
+    return [to_onnx_function(name, getattr(cell, name)) for name in names]
 
 
 def _pack(one: Direction, array: Any) -> np.ndarray:
-    """Gates in ONNX's order; where they are coupled, with zeros for f, which is not read."""
+    """Gates in ONNX's order; with coupled gates, zeros for f, which ONNX does not read."""
     order = OPERATORS[one.op_type].gates
     if one.options.get("input_forget"):
         i, g, o = np.split(np.asarray(array), 3, axis=-1)
@@ -114,7 +115,7 @@ def _pack(one: Direction, array: Any) -> np.ndarray:
 
 
 def _biases(one: Direction) -> np.ndarray:
-    """ONNX's two biases: ours, and zeros but for the b_hn of a GRU."""
+    """ONNX's two biases: ours, then zeros or a GRU's b_hn."""
     params = fill_biases(one.cell, one.params)
     b = _pack(one, params.b)
     second = np.zeros_like(b)
@@ -128,7 +129,7 @@ def _has_peepholes(one: Direction) -> bool:
 
 
 def _peepholes(one: Direction) -> np.ndarray:
-    """Ours are i, f, o, or i, o where coupled; ONNX's are i, o, f."""
+    """Ours are i, f, o, or i, o if coupled; ONNX's are i, o, f."""
     blocks = np.split(np.asarray(one.params.p), 2 if one.options.get("input_forget") else 3)
     i, *f, o = blocks
     return np.concatenate([i, o, *(f or [np.zeros_like(i)])])
