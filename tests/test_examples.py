@@ -42,6 +42,7 @@ def test_ppo_learns_from_what_its_actors_saw():
 
 
 @pytest.mark.usefixtures("as_users_run")
+@pytest.mark.slow
 def test_r2d2_runs():
     example = load("r2d2")
     completed, loss = example["train"](0, example["AGENTS"]["stored carry, burn-in"], segments=2)

@@ -52,7 +52,7 @@ class OfNetwork(linen.Module, kw_only=True):
           inputs: ``[*batch, T, I]``.
           seq_lengths: integers ``[*batch]``: only the first steps count.
           mask: bool ``[*batch, T]``: False skips the step.
-          reset: bool ``[*batch, T]``: True where a new sequence begins.
+          reset: bool ``[*batch, T]``: True where a new sequence begins. With `done` of a rollout, reset[t] = done[t-1].
           initial_carry: a carry as this returns it, such as that of the chunk before; None means `init_carry`.
           deterministic: whether nothing is dropped; if False, draws a key named "dropout". Needed only where the
             network draws, here or as an option of the module.
@@ -113,7 +113,8 @@ class OfNetwork(linen.Module, kw_only=True):
         """The carry before the first step.
 
         A first carry that is learned is a param: call this within ``apply``, as ``method="init_carry"`` does. Any other
-        needs no variables.
+        needs no variables: then a model that has this module as a dataclass attribute can ask it before ``init``. What
+        a model makes in ``setup`` exists within ``init`` and ``apply`` alone.
 
         Args:
           batch_shape: the batch axes of the inputs.

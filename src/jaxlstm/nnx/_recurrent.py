@@ -96,7 +96,7 @@ class Recurrent(nnx.Module):
           inputs: ``[*batch, T, I]``.
           seq_lengths: integers ``[*batch]``: only the first steps count.
           mask: bool ``[*batch, T]``: False skips the step.
-          reset: bool ``[*batch, T]``: True where a new sequence begins.
+          reset: bool ``[*batch, T]``: True where a new sequence begins. With `done` of a rollout, reset[t] = done[t-1].
           initial_carry: a carry as this returns it, such as that of the chunk before; None means `init_carry`.
           deterministic: whether nothing is drawn, in place of the module's own, which ``model.eval()`` sets.
           rngs: what the network draws from, in place of the module's own.
