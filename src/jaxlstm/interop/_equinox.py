@@ -8,18 +8,22 @@ import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
+from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams
-from jaxlstm.interop import _nest, _tensors
-from jaxlstm.interop._nest import Dialect, LayerName
+from jaxlstm.interop import _nest, _select, _tensors
+from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
 _DIALECT = Dialect(
     ".",
+    "a module, or a dict of arrays by their paths in it",
     is_cell=lambda scope: any("." not in name for name in scope.tensors),
+    is_recurrent=lambda tensors: "weight_hh" in tensors,
     find_sequence=_nest.find_numbered,
     number=str,
+    optional_bias=True,
 )
 
 
@@ -49,10 +53,10 @@ def from_equinox(
     >>> network
     Layer(cell=LSTMCell(hidden_size=4), reverse=False)
     """
-    if not isinstance(weights, Mapping):
+    if not isinstance(weights, Mapping) and not hasattr(weights, "shape"):
         leaves = jax.tree_util.tree_leaves_with_path(weights)
         weights = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    return _nest.read_network(_tensors.read_scope(weights, prefix, "."), layers, _DIALECT, _read)
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, _read)
 
 
 def to_equinox(
@@ -61,7 +65,6 @@ def to_equinox(
     *,
     prefix: str = "",
     layers: Sequence[LayerName] | None = None,
-    bias: bool = True,
 ) -> dict[str, np.ndarray]:
     """Write the arrays of Equinox's cells: the inverse of `from_equinox`, bit for bit.
 
@@ -70,8 +73,6 @@ def to_equinox(
       params: its params.
       prefix: put before the names, with a dot.
       layers: the cells' paths, as for `from_equinox`; None numbers the layers of a `Stack`, as a list does.
-      bias: whether the cells have biases. True writes zeros for a cell with bias=False. False needs params whose
-        biases are zero or None.
 
     Returns:
       Arrays by their paths, for ``equinox.tree_at``.
@@ -84,15 +85,10 @@ def to_equinox(
     >>> list(to_equinox(cell, cell.init(jax.random.key(0), 3)))
     ['weight_ih', 'weight_hh', 'bias', 'bias_n']
     """
-    _checks.check_flag("bias", bias)
-
-    def write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
-        return _write(cell, params, bias)
-
-    return _nest.write_network(network, params, prefix, layers, _DIALECT, write)
+    return _nest.write_network(network, params, prefix, layers, _DIALECT, _write)
 
 
-def _read(scope: Scope) -> tuple[Cell, Params]:
+def _read(scope: Scope) -> tuple[Layer, Params]:
     """One cell."""
     biases = [name for name in ("bias", "bias_n") if name in scope.tensors]
     if "weight_hh" not in scope.tensors:
@@ -107,22 +103,20 @@ def _read(scope: Scope) -> tuple[Cell, Params]:
     shapes["weight_ih"] = (rows, _tensors.check_matrix(scope, "weight_ih")[1])
     _tensors.check_shapes(scope, {name: shapes[name] for name in names})
 
-    tensors = {name: np.zeros(shapes[name], scope.tensors["weight_hh"].dtype) for name in shapes} | scope.tensors
-    w_ih, w_hh, b = tensors["weight_ih"].T, tensors["weight_hh"].T, tensors["bias"]
+    tensors = scope.tensors
+    arrays = {"w_ih": tensors["weight_ih"].T, "w_hh": tensors["weight_hh"].T, "b": tensors.get("bias")}
     if gates == 4:
-        return LSTMCell(size), _tensors.make_params(LSTMParams, w_ih=w_ih, w_hh=w_hh, b=b)
-    params = _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=tensors["bias_n"])
-    return GRUCell(size), params
+        return Layer(LSTMCell(size, bias=bool(biases))), _tensors.make_params(LSTMParams, **arrays)
+    arrays["b_hn"] = tensors.get("bias_n")
+    return Layer(GRUCell(size, bias=bool(biases))), _tensors.make_params(GRUParams, **arrays)
 
 
-def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
+def _write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     """Tensors of one cell."""
     reset_after = getattr(cell, "reset_after", True)
     if not isinstance(cell, LSTMCell | GRUCell) or not _nest.is_usual(cell) or not reset_after:
         _checks.reject("network", "LSTM or GRU (reset_after) cells with sigmoid and tanh, as Equinox has them", cell)
     tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
-    biases = {"bias": params.b} | ({"bias_n": params.b_hn} if isinstance(cell, GRUCell) else {})
-    if bias:
-        return tensors | biases
-    _tensors.check_zeros("params: biases", np.concatenate(list(biases.values())), "for bias=False")
-    return tensors
+    if params.b is None:
+        return tensors
+    return tensors | {"bias": params.b} | ({"bias_n": params.b_hn} if isinstance(cell, GRUCell) else {})

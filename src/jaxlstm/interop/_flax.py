@@ -13,11 +13,12 @@ from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
+from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
-from jaxlstm.interop import _nest, _tensors
-from jaxlstm.interop._nest import Dialect, LayerName
+from jaxlstm.interop import _nest, _select, _tensors
+from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
 _LAYOUTS = ("linen", "nnx", "nnx_optimized")
@@ -37,14 +38,18 @@ _NAMES = {kind: {f"{g}/kernel" for g in _GATES[kind]} | {f"{g}/bias" for g in _B
     "packed LSTMCell": {"dense_i/kernel", "dense_h/kernel", "dense_h/bias"},
     "packed GRUCell or SimpleCell": {"dense_i/kernel", "dense_h/kernel", "dense_i/bias"},
 }
+_RECURRENT = ({"dense_h/kernel"}, {"hf/kernel"}, {"hn/kernel"}, {"i/kernel", "h/kernel"})  # what tells a cell
 _DIRECTIONS = ("forward_rnn", "backward_rnn")
 _DIALECT = Dialect(
     "/",
+    "the dict variables['params'] of linen, or nnx.to_pure_dict(nnx.state(module, nnx.Param))",
     is_cell=lambda scope: any(name.count("/") == 1 for name in scope.tensors),
+    is_recurrent=lambda tensors: any(names <= set(tensors) for names in _RECURRENT),
     find_directions=lambda children: _DIRECTIONS if set(children) == set(_DIRECTIONS) else None,
     find_sequence=lambda children: _nest.find_numbered(children) or _nest.find_numbered(children, "layers_"),
     directions=lambda cell: _DIRECTIONS,
     in_layer=lambda cell: "cell",
+    ignored=r"(^|/)rngs/",
 )
 
 
@@ -87,11 +92,11 @@ def from_flax(
     if activation_fn is not None:
         _checks.check_function("activation_fn", activation_fn)
 
-    def read(scope: Scope) -> tuple[Cell, Params]:
+    def read(scope: Scope) -> tuple[Layer, Params]:
         params = _read(scope)
-        return _cell(scope, params, gate_fn, activation_fn), params
+        return Layer(_cell(scope, params, gate_fn, activation_fn)), params
 
-    return _nest.read_network(_tensors.read_scope(weights, prefix, "/"), layers, _DIALECT, read)
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, read)
 
 
 def to_flax(
@@ -149,7 +154,7 @@ def _cell(scope: Scope, params: Any, gate_fn: Callable[..., Array], activation_f
     size = params.w_hh.shape[0]
     if isinstance(params, RNNParams):
         if activation_fn is None:
-            _checks.reject("activation_fn", f"that of the SimpleCell {scope.path!r}, which no weight tells", None)
+            _tensors.reject("activation_fn", f"that of the SimpleCell {scope.path!r}, which no weight tells", None)
         return RNNCell(size, activation_fn=activation_fn)
     make = LSTMCell if isinstance(params, LSTMParams) else GRUCell
     return make(size, gate_fn=gate_fn, activation_fn=activation_fn or jnp.tanh)

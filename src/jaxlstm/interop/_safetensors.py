@@ -4,6 +4,7 @@ The metadata holds a checksum of the tensors and of the rest of the metadata. A 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -127,6 +128,24 @@ def read(path: str | os.PathLike[str], file: Any, template: Params) -> Params:
     if checksum not in (None, _checksum(tensors, metadata)):
         _checks.reject(os.fspath(path), f"tensors with the checksum {checksum[:12]}...", "others: the file is damaged")
     return jax.tree.unflatten(jax.tree.structure(template), [_to_jax(path, name, tensors[name]) for name in wanted])
+
+
+class _LazyTensor:
+    """A tensor of an open file, which is read when NumPy asks for it."""
+
+    def __init__(self, file: Any, name: str):
+        kept = file.get_slice(name)
+        self.dtype = _DTYPES.get(kept.get_dtype(), kept.get_dtype())
+        self.shape = tuple(kept.get_shape())
+        self._read = functools.partial(file.get_tensor, name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._read()
+
+
+def lazy_tensors(file: Any) -> dict[str, _LazyTensor]:
+    """An open file's tensors by their names, none of them read."""
+    return {name: _LazyTensor(file, name) for name in file.keys()}  # noqa: SIM118
 
 
 def tensors_of(file: Any) -> dict[str, tuple[str | None, tuple[int, ...]]]:

@@ -5,7 +5,7 @@ Its gates are packed as here, its matrices are transposed, and it has two biases
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,14 +28,26 @@ from jaxlstm.cells import (
     RNNCell,
     RNNParams,
 )
-from jaxlstm.interop import _tensors
+from jaxlstm.interop import _nest, _safetensors, _select, _tensors
+from jaxlstm.interop._arguments import check_network
+from jaxlstm.interop._select import Dialect
 from jaxlstm.interop._tensors import Scope
 
 _NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+_DIALECT = Dialect(
+    ".",
+    "module.state_dict(), a dict of arrays by the same names, or the path of a safetensors file",
+    is_cell=lambda scope: any(name.startswith("weight_hh") for name in scope.tensors),
+    is_recurrent=lambda tensors: any(name.startswith("weight_hh") for name in tensors),
+)
 
 
 def from_torch(
-    weights: Mapping[str, Any] | str | os.PathLike[str], *, prefix: str = "", nonlinearity: str | None = None
+    weights: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    prefix: str = "",
+    layers: Sequence[str] | None = None,
+    nonlinearity: str | None = None,
 ) -> tuple[Network, Params]:
     """Read the state dict of an nn.LSTM, nn.GRU, nn.RNN or one of their cells.
 
@@ -67,21 +79,19 @@ def from_torch(
     2.0
     """
     if isinstance(weights, str | os.PathLike):
-        weights = _tensors.read_file(weights)
-    scope = _tensors.read_scope(weights, prefix, ".")
-    suffixes = _suffixes(scope)
-    cell, input_size = _cell(scope, suffixes[0], nonlinearity)
-    _check(scope, suffixes, cell, input_size)
-    params = [_read(scope, suffix, cell) for suffix in suffixes]
-    if not any(suffix.endswith("_reverse") for suffix in suffixes):
-        layers, nested = [Layer(cell)] * len(suffixes), params
-    else:
-        layers = [Bidirectional(cell)] * (len(suffixes) // 2)
-        nested = list(zip(params[::2], params[1::2], strict=True))
-    return (layers[0], nested[0]) if len(layers) == 1 else (Stack(*layers), tuple(nested))
+        with _safetensors.opened(weights) as file:
+            return from_torch(_safetensors.lazy_tensors(file), prefix=prefix, layers=layers, nonlinearity=nonlinearity)
+
+    def read(scope: Scope) -> tuple[Network, Params]:
+        return _read_module(scope, nonlinearity)
+
+    _check_layers(layers)
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, read)
 
 
-def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
+def to_torch(
+    network: Network | Cell, params: Params, *, prefix: str = "", layers: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """Write the state dict of an nn.LSTM, nn.GRU or nn.RNN, or of a single cell.
 
     The inverse of `from_torch`, bit for bit but for the two biases it added: here all is in bias_ih, and bias_hh is
@@ -92,8 +102,7 @@ def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias:
         nn.LSTMCell, nn.GRUCell or nn.RNNCell.
       params: its params.
       prefix: put before the names, with a dot.
-      bias: whether the module has biases. True writes zeros for a cell with bias=False. False needs params whose
-        biases are zero or None.
+      layers: the modules' names, as for `from_torch`, where the network is a `Stack` of several modules.
 
     Returns:
       Arrays by torch's names, in its order: ``module.load_state_dict({k: torch.from_numpy(v) for k, v in ...})``.
@@ -106,17 +115,52 @@ def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias:
     >>> list(to_torch(cell, cell.init(jax.random.key(0), 3)))
     ['weight_ih', 'weight_hh', 'bias_ih', 'bias_hh']
     """
+    path = _tensors.path_of(prefix, ".")
+    if layers is None:
+        return {path + name: np.array(array, order="C") for name, array in _write_module(network, params).items()}
+    _check_layers(layers)
+    parts = network.layers if isinstance(network, Stack) and len(layers) > 1 else (network,)
+    if len(layers) != len(parts):
+        _checks.reject("layers", f"{len(parts)} names", layers)
+    check_network(network, params)
+    params = params if len(parts) > 1 else (params,)
+    tensors = {}
+    for layer, part, one in zip(layers, parts, params, strict=True):
+        tensors |= to_torch(part, one, prefix=path + layer)
+    return tensors
+
+
+def _check_layers(layers: Sequence[str] | None) -> None:
+    """Names of modules, of which torch has both directions in one."""
+    if layers is not None and len(_select.check_layers(layers)) != len(layers):
+        _checks.reject("layers", "names of modules", layers)
+
+
+def _read_module(scope: Scope, nonlinearity: str | None) -> tuple[Network, Params]:
+    """All layers and directions of one module."""
+    suffixes = _suffixes(scope)
+    cell, input_size = _cell(scope, suffixes[0], nonlinearity)
+    _check(scope, suffixes, cell, input_size)
+    params = [_read(scope, suffix, cell) for suffix in suffixes]
+    if not any(suffix.endswith("_reverse") for suffix in suffixes):
+        layers, nested = [Layer(cell)] * len(suffixes), params
+    else:
+        layers = [Bidirectional(cell)] * (len(suffixes) // 2)
+        nested = list(zip(params[::2], params[1::2], strict=True))
+    return (layers[0], nested[0]) if len(layers) == 1 else (Stack(*layers), tuple(nested))
+
+
+def _write_module(network: Network | Cell, params: Params) -> dict[str, np.ndarray]:
+    """The tensors of one module. It has biases if one of the cells has."""
     cells = _cells(network)
     for cell in cells.values():
         _check_cell(cell, next(iter(cells.values())))
-    _checks.check_flag("bias", bias)
-    per_cell = _tensors.params_per_cell(network, cells.values(), params)
-    path = _tensors.path_of(prefix, ".")
-    return {
-        f"{path}{name}{suffix}": np.array(array, order="C")
-        for (suffix, cell), one in zip(cells.items(), per_cell, strict=True)
-        for name, array in _write(cell, one, bias).items()
-    }
+    bias = any(cell.bias for cell in cells.values())
+    tensors = {}
+    for (suffix, cell), one in zip(cells.items(), _tensors.params_per_cell(network, params), strict=True):
+        written = _write(cell, _tensors.fill_biases(cell, one) if bias else one)
+        tensors |= {name + suffix: array for name, array in written.items()}
+    return tensors
 
 
 def _suffixes(scope: Scope) -> list[str]:
@@ -142,21 +186,22 @@ def _cell(scope: Scope, suffix: str, nonlinearity: str | None) -> tuple[Cell, in
     for name in ("weight_ih", "weight_hh"):
         if name + suffix not in scope.tensors:
             _tensors.check_names(scope, [name + suffix for name in _names(scope)], "torch's LSTM, GRU or RNN")
+    bias = "bias_ih" in _names(scope)
     _, input_size = _tensors.check_matrix(scope, f"weight_ih{suffix}")
     rows, size = _tensors.check_matrix(scope, f"weight_hh{suffix}")
     if f"weight_hr{suffix}" in scope.tensors:
         projection_size, hidden_size = _tensors.check_matrix(scope, f"weight_hr{suffix}")
-        gates, cell = 4, LSTMVariantCell(hidden_size, projection_size=projection_size)
+        gates, cell = 4, LSTMVariantCell(hidden_size, projection_size=projection_size, bias=bias)
     else:
         gates = _tensors.gate_count(scope, f"weight_hh{suffix}", rows, size)
-        cell = LSTMCell(size) if gates == 4 else GRUCell(size)
+        cell = LSTMCell(size, bias=bias) if gates == 4 else GRUCell(size, bias=bias)
     if (gates == 1) != (nonlinearity is not None):
         kind = "'tanh' or 'relu' for an RNN" if gates == 1 else "None for an LSTM or a GRU"
-        _checks.reject("nonlinearity", kind, repr(nonlinearity))
+        _tensors.reject("nonlinearity", kind, repr(nonlinearity))
     if gates == 1:
         if nonlinearity not in _NONLINEARITIES:
             _checks.reject("nonlinearity", "'tanh' or 'relu'", repr(nonlinearity))
-        cell = RNNCell(size, activation_fn=_NONLINEARITIES[nonlinearity])
+        cell = RNNCell(size, activation_fn=_NONLINEARITIES[nonlinearity], bias=bias)
     return cell, input_size
 
 
@@ -178,29 +223,26 @@ def _check(scope: Scope, suffixes: list[str], cell: Cell, input_size: int) -> No
 def _read(scope: Scope, suffix: str, cell: Cell) -> Params:
     """Params of one cell."""
     tensors = scope.tensors
-    w_ih, w_hh = tensors[f"weight_ih{suffix}"].T, tensors[f"weight_hh{suffix}"].T
-    zeros = np.zeros(w_ih.shape[-1], w_ih.dtype)
-    b_ih, b_hh = tensors.get(f"bias_ih{suffix}", zeros), tensors.get(f"bias_hh{suffix}", zeros)
+    weights = {"w_ih": tensors[f"weight_ih{suffix}"].T, "w_hh": tensors[f"weight_hh{suffix}"].T}
+    b, b_hn = None, None
+    if cell.bias:
+        b_ih, b_hh = tensors[f"bias_ih{suffix}"], tensors[f"bias_hh{suffix}"]
+        b, b_hn = _tensors.merge_gru_biases(b_ih, b_hh) if isinstance(cell, GRUCell) else (b_ih + b_hh, None)
     if isinstance(cell, GRUCell):
-        b, b_hn = _tensors.merge_gru_biases(b_ih, b_hh)
-        return _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=b_hn)
+        return _tensors.make_params(GRUParams, **weights, b=b, b_hn=b_hn)
     if isinstance(cell, LSTMVariantCell):
-        w_hr = tensors[f"weight_hr{suffix}"].T
-        return _tensors.make_params(LSTMVariantParams, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh, w_hr=w_hr)
-    kind = LSTMParams if isinstance(cell, LSTMCell) else RNNParams
-    return _tensors.make_params(kind, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh)
+        return _tensors.make_params(LSTMVariantParams, **weights, b=b, w_hr=tensors[f"weight_hr{suffix}"].T)
+    return _tensors.make_params(LSTMParams if isinstance(cell, LSTMCell) else RNNParams, **weights, b=b)
 
 
-def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
+def _write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     """Tensors of one cell, in torch's order."""
     tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
-    b_ih, b_hh = params.b, np.zeros_like(params.b)
-    if isinstance(cell, GRUCell):
-        b_ih, b_hh = _tensors.split_gru_bias(params.b, params.b_hn)
-    if bias:
+    if params.b is not None:
+        b_ih, b_hh = params.b, np.zeros_like(params.b)
+        if isinstance(cell, GRUCell):
+            b_ih, b_hh = _tensors.split_gru_bias(params.b, params.b_hn)
         tensors |= {"bias_ih": b_ih, "bias_hh": b_hh}
-    else:
-        _tensors.check_zeros("params: biases", np.stack([b_ih, b_hh]), "for bias=False")
     if getattr(params, "w_hr", None) is not None:
         tensors["weight_hr"] = params.w_hr.T
     return tensors

@@ -1,0 +1,95 @@
+"""HDF5 files that may be damaged or hostile, read through h5py.
+
+What is read is bounded by the size of the file. Links to other files are not followed. Compressed tensors are refused,
+since HDF5 would look for a plugin to decompress them.
+"""
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.interop import _tensors
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MOST_OBJECTS = 100_000
+_FAILURES = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)  # of h5py, on damaged files
+
+
+class Hdf5File:
+    """The tensors of an open file by their paths, and its texts."""
+
+    def __init__(self, name: str, file: Any, size: int):
+        self._name, self._file, self._size = name, file, size
+        self.groups: list[str] = []
+        self.tensors: dict[str, _LazyTensor] = {}
+        with _failures(name):
+            file.visititems(self._visit)  # each object once, along hard links alone
+        if len(self.groups) + len(self.tensors) >= _MOST_OBJECTS:
+            _tensors.reject(name, f"fewer than {_MOST_OBJECTS} groups and tensors", "more")
+
+    def text(self, group: str, attribute: str) -> str | None:
+        """An attribute of a group, if it is there and a text."""
+        with _failures(self._name):
+            attributes = self._file[group or "/"].attrs
+            if attribute not in attributes or attributes.get_id(attribute).get_storage_size() > self._size:
+                return None
+            value = attributes[attribute]
+            return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
+
+    def _visit(self, path: str, found: Any) -> bool | None:
+        if hasattr(found, "shape"):
+            self.tensors[path] = _LazyTensor(f"{self._name}: {path}", found, self._size)
+        else:
+            self.groups.append(path)
+        return len(self.groups) + len(self.tensors) >= _MOST_OBJECTS or None  # True ends the visit
+
+
+class _LazyTensor:
+    """A dataset of an open file, which is read when NumPy asks for it."""
+
+    def __init__(self, name: str, dataset: Any, size: int):
+        self._name, self._dataset, self._size = name, dataset, size
+        self.shape = dataset.shape or ()
+        # HDF5 has no bfloat16: Keras writes opaque values of two bytes.
+        self.dtype = jnp.dtype(jnp.bfloat16) if dataset.dtype == np.dtype("V2") else dataset.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        needed = math.prod(self.shape) * self.dtype.itemsize
+        with _failures(self._name):
+            stored, created = self._dataset.id.get_storage_size(), self._dataset.id.get_create_plist()
+            elsewhere = created.get_external_count() or self._dataset.is_virtual
+            compressed = created.get_nfilters()
+        if compressed or elsewhere:
+            _tensors.reject(self._name, "numbers as they are", "compressed ones" if compressed else "another file's")
+        if needed > min(stored, self._size):
+            _tensors.reject(self._name, f"{needed} bytes for the shape {self.shape}", min(stored, self._size))
+        with _failures(self._name):
+            return np.asarray(self._dataset[()]).view(self.dtype)
+
+
+@contextlib.contextmanager
+def opened(name: str, data: bytes | None = None) -> Iterator[Hdf5File]:
+    """An HDF5 file, open to be read: that of this name, or these bytes of it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("Keras's files need the package h5py: pip install 'jaxlstm[keras-files]'") from error
+    with _failures(name):
+        file = h5py.File(name if data is None else io.BytesIO(data), "r")
+    with file:
+        yield Hdf5File(name, file, os.path.getsize(name) if data is None else len(data))
+
+
+@contextlib.contextmanager
+def _failures(name: str) -> Iterator[None]:
+    """Whatever h5py raises, as a ValueError that names the file."""
+    try:
+        yield
+    except _FAILURES as error:
+        _tensors.reject(name, "a file of Keras", f"a damaged one ({' '.join(str(error).split())})")

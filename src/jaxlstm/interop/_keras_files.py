@@ -1,0 +1,92 @@
+"""Files of Keras, read without Keras: .keras, .weights.h5, and the .h5 files of all versions.
+
+Their tensors get the names that Keras gives to its variables, such as ``bi/forward_lstm/lstm_cell/kernel``, as far as
+the file tells them.
+"""
+
+import contextlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from jaxlstm.interop import _hdf5, _tensors
+from jaxlstm.interop._hdf5 import Hdf5File
+from jaxlstm.interop._keras_config import KerasConfig, parse_config
+
+_CELL = r"(.*_)?cell(_\d+)?|cu_?dnn_?(lstm|gru)(_\d+)?"
+_VARIABLES = {"0": "kernel", "1": "recurrent_kernel", "2": "bias"}  # of a cell, by their places
+_ARCHIVE = b"PK\x03\x04"
+_FAILURES = (zipfile.BadZipFile, OSError, LookupError, ValueError, TypeError, RuntimeError, EOFError, zlib.error)
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], KerasConfig]]:
+    """The tensors of an open file by Keras's names, none of them read, and what the file says of the layers."""
+    name = os.fspath(path)
+    with open(name, "rb") as file:
+        start = file.read(8)
+    if start.startswith(_ARCHIVE):
+        text, version, data = _read_archive(name)
+        config = parse_config(name, text, version)
+        with _hdf5.opened(name, data) as file:
+            yield _name_by_structure(file, config), config
+    elif start == _hdf5.SIGNATURE:
+        with _hdf5.opened(name) as file:
+            version = file.text("", "keras_version")
+            config = parse_config(name, file.text("", "model_config"), version)
+            layout = _name_by_structure if "vars" in file.groups else _name_by_layer
+            yield layout(file, config), config
+    else:
+        _tensors.reject(name, "a .keras, .weights.h5 or .h5 file of Keras", "another kind of file")
+
+
+def _read_archive(name: str) -> tuple[str, str, bytes]:
+    """The configuration, Keras's version and the weights file in a .keras file, which is a zip archive."""
+    members = []
+    try:
+        with zipfile.ZipFile(name) as archive:
+            for member in ("config.json", "metadata.json", "model.weights.h5"):
+                info = archive.getinfo(member)
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size > os.path.getsize(name):
+                    raise ValueError(f"{member} is compressed, which Keras does not do")
+                members.append(archive.read(info))
+        return members[0].decode(), str(json.loads(members[1])["keras_version"]), members[2]
+    except _FAILURES as error:
+        _tensors.reject(name, "a .keras file", f"another archive, or a damaged one ({error})")
+
+
+def _name_by_structure(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
+    """The tensors of a file laid out as the objects hold each other, such as ``layers/lstm/cell/vars/0``."""
+    names = config.names()
+    for group in file.groups:
+        if group.endswith("/vars") and (name := file.text(group, "name")):
+            names[group.removesuffix("/vars")] = name
+    tensors: dict[str, Any] = {}
+    for place, tensor in file.tensors.items():
+        path, _, variable = place.rpartition("/vars/")
+        parts = path.split("/")
+        usual = ["" if part in ("layers", "cells") else part for part in parts]  # lists of what has names
+        named = [names.get("/".join(parts[: end + 1]), part) for end, part in enumerate(usual)]
+        if re.fullmatch(_CELL, parts[-1]) or re.fullmatch(_CELL, named[-1]):
+            variable = _VARIABLES.get(variable, variable)
+        name = "/".join([*filter(None, named), variable])
+        tensors[place if name in tensors else name] = tensor
+    return tensors
+
+
+def _name_by_layer(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
+    """The tensors of a file laid out by layers, such as ``model_weights/bi/sequential/bi/.../lstm_cell/kernel:0``."""
+    del config
+    tensors = {}
+    below = "model_weights/" if "model_weights" in file.groups else ""  # beside which lie those of the optimizer
+    for place, tensor in file.tensors.items():
+        if not place.startswith(below):
+            continue
+        layer, *parts = place.removeprefix(below).split("/")
+        inside = parts[parts.index(layer) + 1 :] if layer in parts else parts
+        tensors["/".join([layer, *inside])] = tensor
+    return tensors
