@@ -30,21 +30,25 @@ _DIALECT = Dialect(
 def from_equinox(
     weights: Any, *, prefix: str = "", layers: Sequence[LayerName] | None = None
 ) -> tuple[Network, Params]:
-    """Read Equinox's cells.
+    """Read Equinox's LSTMCell and GRUCell, alone or out of a larger module.
 
-        w_ih = weight_ih^T    w_hh = weight_hh^T    b = bias    b_hn = bias_n        without biases, zeros
+        w_ih = weight_ih^T    w_hh = weight_hh^T    b = bias    b_hn = bias_n
+
+    A cell without biases gives one with ``bias=False``.
 
     Args:
       weights: a module, or a dict of arrays by their paths in it, such as ``"cells.0.weight_ih"``.
-      prefix: where the cells are in a larger module, such as ``"encoder.cells"``. All below it must belong to them.
-      layers: where the module is not one cell or one list of them: the cells' paths, bottom first; a pair of paths
-        (forward, backward) is a `Bidirectional`.
+      prefix: where the cells are in a larger module, such as ``"encoder.cells"``. What comes before can be left out if
+        only one place ends like this.
+      layers: the paths of several cells, bottom first: each reads the outputs of the one before. Only their tensors are
+        read. A pair of paths (forward, backward) is a `Bidirectional`. A list of cells alone needs no names.
 
     Returns:
       ``(network, params)``: a `Layer`, or what `layers` says.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_equinox
@@ -68,10 +72,12 @@ def to_equinox(
 ) -> dict[str, np.ndarray]:
     """Write the arrays of Equinox's cells: the inverse of `from_equinox`, bit for bit.
 
+    Cells with ``bias=False`` have no biases in Equinox either.
+
     Args:
       network: a `Layer`, a `Bidirectional` or a `Stack`, or a cell.
       params: its params.
-      prefix: put before the names, with a dot.
+      prefix: where the cells are in a larger module.
       layers: the cells' paths, as for `from_equinox`; None numbers the layers of a `Stack`, as a list does.
 
     Returns:

@@ -1,6 +1,6 @@
 """Weights of Flax, linen and nnx: LSTMCell, OptimizedLSTMCell, GRUCell and SimpleCell.
 
-Its matrices are [in, out] as here; some cells have one for each gate, some pack them in the order used here.
+The matrices are [in, out], as here. Some cells have one for each gate, others pack them in the order used here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +61,7 @@ def from_flax(
     gate_fn: Callable[[Array], Array] = jax.nn.sigmoid,
     activation_fn: Callable[[Array], Array] | None = None,
 ) -> tuple[Network, Params]:
-    """Read the params of Flax's recurrent cells, linen's or nnx's, which their names tell apart.
+    """Read Flax's recurrent cells, linen's or nnx's, alone or out of a larger model.
 
     linen: a matrix for each gate, with LSTM biases at h (hi, hf, hg, ho) and GRU biases at x (ir, iz, in) and hn.
     nnx: the same for its LSTMCell (but if_); all others are packed in dense_i and dense_h. Its GRUCell has no b_hn,
@@ -69,17 +69,20 @@ def from_flax(
 
     Args:
       weights: linen's ``variables["params"]``, or of an nnx module ``nnx.to_pure_dict(nnx.state(module, nnx.Param))``.
-      prefix: where the cells are in a larger model, such as ``"encoder/rnn"``. All below it must belong to them.
-      layers: for several cells their paths, bottom first, such as ``("rnn_0/cell", "rnn_1/cell")``; a pair of paths
-        (forward, backward) is a `Bidirectional`. Not needed for one cell, for Flax's Bidirectional, and for Sequential.
+      prefix: where the cells are in a larger model, such as ``"encoder/rnn"``. What comes before, such as ``params``,
+        can be left out if only one place ends like this.
+      layers: the paths of several cells or of what holds them, bottom first, such as ``("rnn_0", "rnn_1")``: each reads
+        the outputs of the one before. Only their tensors are read. A pair of paths (forward, backward) is a
+        `Bidirectional`. One cell alone, Flax's Bidirectional and Sequential need no names.
       gate_fn: the cells' gate_fn, if it is not their default.
-      activation_fn: the cells' activation_fn; None means tanh for LSTM and GRU. A SimpleCell's must be given.
+      activation_fn: the cells' activation_fn; None means tanh for LSTM and GRU. For a SimpleCell it must be given.
 
     Returns:
       ``(network, params)``: a `Layer`, a `Bidirectional` that concatenates (Flax's default), or a `Stack`.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_flax
@@ -109,14 +112,14 @@ def to_flax(
 ) -> dict[str, Any]:
     """Write the params of Flax's recurrent cells: the inverse of `from_flax`, bit for bit.
 
-    What no weight tells, such as activations and merge_fn, the Flax module must be given as the network has it. Flax's
-    cells always have biases: those of a cell with bias=False are zeros.
+    The Flax modules must be made with the network's options, such as activations and merge_fn. Flax's cells always have
+    biases: those of a cell with ``bias=False`` are zeros.
 
     Args:
       network: a `Layer` (Flax's RNN), a `Bidirectional` or a `Stack` (Flax's Sequential); or a cell.
       params: its params.
       layout: "linen"; "nnx", whose LSTM is nnx.LSTMCell; or "nnx_optimized", whose LSTM is nnx.OptimizedLSTMCell.
-      prefix: put above all, parts separated by slashes.
+      prefix: where the cells are in a larger model, its parts separated by slashes.
       layers: the cells' paths, as for `from_flax`; None means those in Flax's RNN, Bidirectional and Sequential.
 
     Returns:

@@ -33,7 +33,7 @@ _DIALECT = Dialect(
 def from_haiku(
     weights: Mapping[str, Any], *, prefix: str = "", layers: Sequence[LayerName] | None = None
 ) -> tuple[Network, Params]:
-    """Read Haiku's hk.LSTM, hk.GRU or hk.VanillaRNN.
+    """Read Haiku's hk.LSTM, hk.GRU or hk.VanillaRNN, alone or out of a larger model.
 
         LSTM         w = [w_ih; w_hh] with gates i, g, f, o        b_f = b_f of Haiku + 1
         GRU          w_i, w_h, b with gates z, r, a                 z of Haiku = 1 - z, so its weights change sign
@@ -41,15 +41,17 @@ def from_haiku(
 
     Args:
       weights: the params that ``init`` gave, such as ``{"lstm/linear": {"w": ..., "b": ...}}``.
-      prefix: where the cores are, such as ``"encoder/~/lstm"``. All below it must belong to them.
-      layers: for several cores their names, bottom first, such as ``("lstm", "lstm_1")``; a pair of names (forward,
-        backward) is a `Bidirectional`.
+      prefix: where the cores are in a larger model, such as ``"encoder/~/lstm"``. What comes before can be left out if
+        only one place ends like this.
+      layers: the names of several cores, bottom first, such as ``("lstm", "lstm_1")``: each reads the outputs of the
+        one before. Only their tensors are read. A pair of names (forward, backward) is a `Bidirectional`.
 
     Returns:
       ``(network, params)``: a `Layer`, or what `layers` says. The GRU has ``reset_after=False``.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_haiku
@@ -71,16 +73,16 @@ def to_haiku(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Write Haiku's params: the inverse of `from_haiku`.
 
-    Bit for bit, but for what was added there: b_f - 1 may differ from Haiku's b_f in its last bit, and the b of
-    linear_1 in a VanillaRNN is zero, all being in that of linear. Haiku's cores always have biases. For a cell with
-    bias=False they are zeros, but -1 for the f of an LSTM, since Haiku adds 1.
+    Weights come back bit for bit, biases except for what was added: b_f - 1 may differ from Haiku's b_f in its last
+    bit, and a VanillaRNN has the sum of its two biases in linear and zeros in linear_1. Haiku's cores always have
+    biases. For a cell with ``bias=False`` they are zeros, but -1 for the f of an LSTM, since Haiku adds 1.
 
     Args:
       network: a `Layer`, a `Bidirectional` or a `Stack`, or a cell.
       params: its params.
-      prefix: put before the names, with a slash.
+      prefix: where the cores are in a larger model.
       layers: the cores' names, as for `from_haiku`.
-      double_bias: of hk.VanillaRNN, which has one bias without it.
+      double_bias: as of hk.VanillaRNN: whether linear_1 has a bias too.
 
     Returns:
       Haiku's params, for ``apply``.

@@ -1,8 +1,4 @@
-"""Weights of Keras's LSTM, GRU and SimpleRNN layers and cells, and of Bidirectional.
-
-Its matrices are [in, out] as here; the gates of a GRU are packed z, r, h, and those of an LSTM i, f, c, o, which is the
-order used here. A GRU with reset_after has a bias of two rows.
-"""
+"""Weights of Keras's LSTM, GRU and SimpleRNN layers and cells, of Bidirectional, and of CuDNNLSTM and CuDNNGRU."""
 
 import os
 import re
@@ -20,8 +16,8 @@ from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm._step import Params
-from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
-from jaxlstm.interop import _keras_files, _nest, _select, _tensors
+from jaxlstm.cells import GRUCell, LSTMCell, LSTMParams, RNNCell, RNNParams
+from jaxlstm.interop import _keras_cells, _keras_files, _nest, _select, _tensors
 from jaxlstm.interop._keras_config import KerasConfig
 from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
@@ -52,8 +48,6 @@ _ACTIVATIONS: dict[str, Activation] = {
     "softsign": jax.nn.soft_sign,
     "tanh": jnp.tanh,
 }
-_GATES = {"lstm_cell": 4, "gru_cell": 3, "simple_rnn_cell": 1}  # by the names that Keras gives to cells
-_GRU_ORDER = (1, 0, 2)  # z r h <-> r z n: its own inverse
 _OLD_DEFAULT = (2, 3)  # before this version, hard_sigmoid was the default of recurrent_activation
 _MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
 
@@ -68,29 +62,38 @@ def from_keras(
     reset_after: bool | None = None,
     merge_mode: str | None = None,
 ) -> tuple[Network, Params]:
-    """Read Keras's recurrent layers.
+    """Read Keras's recurrent layers, alone or out of a larger model, from arrays or from a file.
 
         w_ih = kernel    w_hh = recurrent_kernel    b = bias                     GRU: gates z, r, h
         b_r, b_z = the sums of the two rows    b_n, b_hn = the rows apart        GRU with reset_after
 
-    Units and biases (without, zeros) are told by the shapes, and the reset form of a GRU by its bias. What no weight
-    tells are the other arguments, with Keras's names; they hold for all layers read at once.
+    A layer without biases gives a cell with ``bias=False``. CuDNNLSTM and CuDNNGRU of Keras 2 are told by their biases.
+    .keras files and whole models in .h5 files say which options their layers have. Other files and dicts hold weights
+    alone: the last four arguments then say what no weight tells. They hold for all layers that are read, and for files
+    too if given. Before Keras 2.3 the default was ``recurrent_activation="keras2_hard_sigmoid"``.
 
     Args:
-      weights: ``{v.path: v for v in layer.weights}``, of a layer, a cell or a model.
-      prefix: where the layers are in a larger model, such as ``"sequential/lstm_3"``. All below it must be theirs.
-      layers: of several layers the names, bottom first, such as ``("lstm", "bidirectional")``.
-      activation: a name or a function; None means "tanh" for LSTM and GRU. A SimpleRNN's must be given.
-      recurrent_activation: a name or a function. "hard_sigmoid" has the slope 1/6 of Keras 3, "keras2_hard_sigmoid" the
-        0.2 of the versions before.
-      reset_after: of a GRU without biases; told by the biases otherwise.
-      merge_mode: of Bidirectional: "concat", "sum", "mul" or "ave".
+      weights: ``{v.path: v for v in model.weights}``, of a layer, a cell or a model; or the path of a .keras,
+        .weights.h5 or .h5 file of any version of Keras (``pip install 'jaxlstm[keras-files]'``; Keras is not needed).
+      prefix: where the layers are in a larger model, such as ``"encoder/lstm"``. What comes before, such as the model's
+        name, can be left out if only one layer's path ends like this.
+      layers: the names of several layers, bottom first, such as ``("lstm", "bidirectional")``: each reads the outputs
+        of the one before. Only their tensors are read. A pair of names (forward, backward) is a `Bidirectional`.
+      activation: a name or a function; None means "tanh" for LSTM and GRU. For a SimpleRNN it must be given.
+      recurrent_activation: a name or a function; None means "sigmoid". "hard_sigmoid" has the slope 1/6 of Keras 3,
+        "keras2_hard_sigmoid" the 0.2 of earlier versions.
+      reset_after: of a GRU without biases, which would tell.
+      merge_mode: "concat" (the default), "sum", "mul" or "ave" of a Bidirectional.
 
     Returns:
-      ``(network, params)``: a `Layer`, a `Bidirectional`, or a `Stack`. Dropout and go_backwards are not read.
+      ``(network, params)``: a `Layer`, a `Bidirectional`, or a `Stack`. Dropout is not read. A layer with
+      go_backwards=True is a ``Layer(..., reverse=True)``, whose outputs are in the order of xs; Keras reverses them.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
+      FileNotFoundError: if there is no such file.
+      ImportError: if weights is a file and the package h5py is missing.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_keras
@@ -120,16 +123,16 @@ def to_keras(
     prefix: str = "",
     layers: Sequence[LayerName] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Write the weights of Keras's recurrent layers.
+    """Write the weights of Keras's recurrent layers: the inverse of `from_keras`.
 
-    The inverse of `from_keras`, bit for bit but for the two rows of a GRU's bias that were added: here all is in the
-    first row, and the second is zero for z and r. What no weight tells, such as activations and merge_mode, the Keras
-    layers must be given as the network has it.
+    They come back bit for bit, except for the two rows of a GRU's bias: the sum of z's and of r's is in the first row,
+    and the second is zero there. Cells with ``bias=False`` have no bias. The Keras layers must be made with the
+    network's options, such as use_bias, activations and merge_mode.
 
     Args:
       network: a `Layer`, a `Bidirectional`, or a `Stack` of either; or a cell.
       params: its params.
-      prefix: put before the names, with a slash.
+      prefix: where the layers are in a larger model.
       layers: the layers' names, as for `from_keras`; a `Stack` needs them.
 
     Returns:
@@ -143,7 +146,7 @@ def to_keras(
     >>> list(to_keras(network, network.init(jax.random.key(0), 3), prefix="lstm"))
     ['lstm/lstm_cell/kernel', 'lstm/lstm_cell/recurrent_kernel', 'lstm/lstm_cell/bias']
     """
-    return _nest.write_network(network, params, prefix, layers, _DIALECT, _write)
+    return _nest.write_network(network, params, prefix, layers, _DIALECT, _keras_cells.write)
 
 
 def _find_directions(children: list[str]) -> tuple[str, str] | None:
@@ -184,7 +187,7 @@ def _read_network(
     def read(scope: Scope) -> tuple[Layer, Params]:
         told = config.options(scope.path)
         options = {name: told.get(name) if value is None else value for name, value in given.items()}
-        params = _read(scope, options["reset_after"])
+        params = _keras_cells.read(scope, options["reset_after"])
         if config.version is not None and config.version < _OLD_DEFAULT and options["recurrent_activation"] is None:
             _check_old_default(scope, params, config)
         return Layer(_cell(scope, params, options), reverse=told.get("go_backwards") is True), params
@@ -242,67 +245,3 @@ def _cell(scope: Scope, params: Any, options: dict[str, Any]) -> Cell:
         return LSTMCell(size, bias=bias, gate_fn=gate_fn, activation_fn=activation_fn)
     reset_after = params.b_hn is not None if bias else options["reset_after"]
     return GRUCell(size, bias=bias, reset_after=reset_after, gate_fn=gate_fn, activation_fn=activation_fn)
-
-
-def _read(scope: Scope, reset_after: bool | None) -> Any:
-    """Params of one cell."""
-    names = ["kernel", "recurrent_kernel"] + ["bias"] * ("bias" in scope.tensors)
-    _tensors.check_names(scope, names, "a recurrent layer of Keras")
-    size, packed = _tensors.check_matrix(scope, "recurrent_kernel")
-    known = _GATES.get(re.sub(r"_\d+$", "", scope.name))
-    gates = _tensors.gate_count(scope, "recurrent_kernel", packed, size, (known,) if known else (4, 3, 1))
-    features, _ = _tensors.check_matrix(scope, "kernel")
-    _tensors.check_shapes(scope, {"kernel": (features, packed)})
-    if gates > 1 and "bias" in scope.tensors and scope.tensors["bias"].shape == (2 * packed,):
-        scope = _from_cudnn(scope, gates)
-    w_ih, w_hh, b = scope.tensors["kernel"], scope.tensors["recurrent_kernel"], scope.tensors.get("bias")
-    if gates == 3:
-        b, b_hn = _read_gru_bias(scope, packed, reset_after)
-        w_ih, w_hh = (_tensors.reorder(w, _GRU_ORDER) for w in (w_ih, w_hh))
-        return _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=b_hn)
-    if b is not None:
-        _tensors.check_shapes(scope, {"bias": (packed,)})
-    kind = LSTMParams if gates == 4 else RNNParams
-    return _tensors.make_params(kind, w_ih=w_ih, w_hh=w_hh, b=b)
-
-
-def _from_cudnn(scope: Scope, gates: int) -> Scope:
-    """The tensors of a CuDNNLSTM or CuDNNGRU of Keras 2 as those of an LSTM or a GRU with reset_after.
-
-    Each gate's matrix holds, row after row, the numbers of its transpose. There are two biases, one after the other.
-    """
-    arrays = dict(scope.tensors)
-    for name in ("kernel", "recurrent_kernel"):
-        parts = np.split(arrays[name], gates, axis=1)
-        arrays[name] = np.concatenate([part.reshape(part.shape[::-1]).T for part in parts], axis=1)
-    both = arrays["bias"].reshape(2, -1)
-    arrays["bias"] = both if gates == 3 else both[0] + both[1]
-    return scope._replace(tensors=arrays)
-
-
-def _read_gru_bias(scope: Scope, packed: int, reset_after: bool | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(b, b_hn), the latter None for a GRU that resets before the matmul."""
-    bias = scope.tensors.get("bias")
-    if bias is None:
-        if reset_after is None:
-            _tensors.reject("reset_after", f"True or False for the GRU {scope.path!r}, which has no bias to tell", None)
-        return None, None
-    shapes = {True: (2, packed), False: (packed,)}
-    if reset_after is None and bias.shape not in shapes.values():
-        _tensors.reject(f"{scope.path}bias", f"shape {shapes[True]} or {shapes[False]}", bias.shape)
-    elif reset_after is not None and bias.shape != shapes[reset_after]:
-        _tensors.reject(f"{scope.path}bias", f"shape {shapes[reset_after]} for reset_after={reset_after}", bias.shape)
-    bias = _tensors.reorder(bias, _GRU_ORDER)
-    return _tensors.merge_gru_biases(*bias) if bias.ndim == 2 else (bias, None)
-
-
-def _write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
-    """Tensors of one cell, in Keras's order."""
-    tensors = {"kernel": params.w_ih, "recurrent_kernel": params.w_hh}
-    if params.b is not None:
-        tensors["bias"] = params.b
-    if isinstance(cell, GRUCell):
-        if params.b_hn is not None:
-            tensors["bias"] = np.stack(_tensors.split_gru_bias(params.b, params.b_hn))
-        tensors = {name: _tensors.reorder(array, _GRU_ORDER) for name, array in tensors.items()}
-    return tensors

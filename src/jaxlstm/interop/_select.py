@@ -128,4 +128,6 @@ def _parents(name: str, separator: str) -> Iterator[str]:
 
 
 def _found(layers: Sequence[str]) -> str:
-    return ", ".join(repr(layer) for layer in layers[:6]) + (f" and {len(layers) - 6} more" if len(layers) > 6 else "")
+    """A few of the layers' names. That of a layer alone, which lies below no name, is empty."""
+    names = [repr(layer) if layer else "'' (all there is)" for layer in layers[:6]]
+    return ", ".join(names) + (f" and {len(layers) - 6} more" if len(layers) > 6 else "")

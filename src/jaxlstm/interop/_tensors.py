@@ -22,7 +22,7 @@ _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 
 
 class Scope(NamedTuple):
-    """The tensors below one path, by the rest of their names: whatever the caller gave, or arrays once they are read."""
+    """The tensors below one path, by the rest of their names: as given, or arrays once they are read."""
 
     path: str  # empty, or ends in the separator
     separator: str
