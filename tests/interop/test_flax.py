@@ -40,7 +40,12 @@ def test_networks():
 def test_back_again_bit_for_bit(name):
     layout = "nnx_optimized" if name == "nnx_optimized_lstm" else name.partition("_")[0]
     network, params = read(name)
-    back = to_flax(network, params, layout=layout, layers=tuple(f"{layer}/" for layer in COMPACT) if name == "linen_compact" else None)
+    back = to_flax(
+        network,
+        params,
+        layout=layout,
+        layers=tuple(f"{layer}/" for layer in COMPACT) if name == "linen_compact" else None,
+    )
     golden.assert_bitwise(flat(back), flat(GOLDENS[name].weights))
 
 

@@ -149,9 +149,7 @@ def test_arguments(without_type_hook):
         from_torch(GOLDENS["rnn_tanh"].weights, nonlinearity="gelu")
     with pytest.raises(ValueError, match="nonlinearity: expected None for an LSTM or a GRU, got 'tanh'"):
         from_torch(GOLDENS["gru"].weights, nonlinearity="tanh")
-    with pytest.raises(
-        ValueError, match=r"prefix: expected the name of one of '' \(all there is\), got 'rnn'"
-    ):
+    with pytest.raises(ValueError, match=r"prefix: expected the name of one of '' \(all there is\), got 'rnn'"):
         from_torch(GOLDENS["lstm"].weights, prefix="rnn")
     with pytest.raises(TypeError, match=r"weights: expected module.state_dict\(\), .* got 3"):
         from_torch(3)

@@ -7,7 +7,9 @@ since HDF5 would look for a plugin to decompress them.
 import contextlib
 import io
 import math
+import mmap
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from jaxlstm.interop import _tensors
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HEAP = b"GCOL\x01"  # where the global heaps begin, which hold texts
 _MOST_OBJECTS = 100_000
 _FAILURES = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)  # of h5py, on damaged files
 
@@ -42,7 +45,8 @@ class Hdf5File:
             value = attributes[attribute]
             return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
 
-    def _visit(self, path: str, found: Any) -> bool | None:
+    def _visit(self, path: str | bytes, found: Any) -> bool | None:
+        path = path if isinstance(path, str) else path.decode(errors="backslashreplace")
         if hasattr(found, "shape"):
             self.tensors[path] = _LazyTensor(f"{self._name}: {path}", found, self._size)
         else:
@@ -80,10 +84,31 @@ def opened(name: str, data: bytes | None = None) -> Iterator[Hdf5File]:
         import h5py
     except ImportError as error:
         raise ImportError("Keras's files need the package h5py: pip install 'jaxlstm[keras-files]'") from error
+    if data is None:
+        with open(name, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            _check_heaps(name, mapped)
+    else:
+        _check_heaps(name, data)
     with _failures(name):
         file = h5py.File(name if data is None else io.BytesIO(data), "r")
     with file:
         yield Hdf5File(name, file, os.path.getsize(name) if data is None else len(data))
+
+
+def _check_heaps(name: str, data: bytes | mmap.mmap) -> None:
+    """Reject texts on which HDF5 hangs: it reads a heap's objects one after the other, even where one has no size."""
+    steps, start = 0, data.find(_HEAP)
+    while start >= 0:
+        place, end = start + 16, start + int.from_bytes(data[start + 8 : start + 16], "little")
+        while place + 16 <= end <= len(data) and steps < _MOST_OBJECTS:
+            index, size = struct.unpack_from("<H6xQ", data, place)
+            length = 16 + (size + 7) // 8 * 8 if index else size  # index 0 is the free space, with its header
+            if length % 2**64 < 16:
+                _tensors.reject(name, "a file of Keras", "a damaged one (heap)")
+            place, steps = place + length, steps + 1
+        start = data.find(_HEAP, start + 1)
+    if steps >= _MOST_OBJECTS:
+        _tensors.reject(name, f"fewer than {_MOST_OBJECTS} texts", "more")
 
 
 @contextlib.contextmanager
