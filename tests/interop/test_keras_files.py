@@ -1,15 +1,12 @@
 """Keras's files of versions 2 and 3, read without Keras: the same numbers, and what is wrong with a file by its name."""
 
-import json
 import os
 import shutil
 import warnings
-import zipfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 

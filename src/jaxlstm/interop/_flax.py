@@ -54,7 +54,7 @@ _DIALECT = Dialect(
 
 
 def from_flax(
-    weights: Mapping[str, Any],
+    weights: Mapping[Any, Any],
     *,
     prefix: str = "",
     layers: Sequence[LayerName] | None = None,

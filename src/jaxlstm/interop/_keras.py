@@ -220,7 +220,7 @@ def _merge(merge_mode: Any) -> str:
     return _MERGES[merge_mode]
 
 
-def _activation(name: str, activation: str | Activation) -> Activation:
+def _activation(name: str, activation: Any) -> Activation:
     """The function of this name, or the function given."""
     if callable(activation):
         _checks.check_function(name, activation)
