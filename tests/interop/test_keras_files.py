@@ -1,4 +1,4 @@
-"""Keras's files of versions 2 and 3, read without Keras: the same numbers, and what is wrong with a file by its name."""
+"""Files of Keras 2 and 3, read without Keras: the same numbers, and the options that the files tell."""
 
 import os
 import shutil

@@ -1,6 +1,6 @@
 """Weights of Equinox's LSTMCell and GRUCell: gates packed as here, matrices transposed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -57,9 +57,12 @@ def from_equinox(
     >>> network
     Layer(cell=LSTMCell(hidden_size=4), reverse=False)
     """
-    if not isinstance(weights, Mapping) and not hasattr(weights, "shape"):
-        leaves = jax.tree_util.tree_leaves_with_path(weights)
-        weights = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if not hasattr(weights, "shape"):  # a tree, in which dicts can hold modules
+        leaves = jax.tree_util.tree_leaves_with_path(weights, is_leaf=lambda leaf: leaf is None)
+        named = [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+        weights = dict(named)
+        if len(weights) < len(named):
+            _tensors.reject("weights", "different names", f"{len(named)} tensors with {len(weights)} names")
     return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, _read)
 
 
