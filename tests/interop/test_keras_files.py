@@ -163,6 +163,7 @@ def encoder_decoder(keras):
 ENDINGS = ("keras", "weights.h5", "h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_tagger(models, ending):
     folder, outputs, _ = models
@@ -174,6 +175,7 @@ def test_a_tagger(models, ending):
     assert_computes((network, params), bi, top)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_crnn(models, ending):
     folder, outputs, _ = models
@@ -183,6 +185,7 @@ def test_a_crnn(models, ending):
     assert_computes(from_keras(folder / f"crnn.{ending}", prefix="upper", reset_after=reset_after), lower, upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_encoder_and_a_decoder(models, ending):
     folder, (source, target, want) = models[0], models[1]["encoder_decoder"]
@@ -198,6 +201,7 @@ def test_an_encoder_and_a_decoder(models, ending):
     np.testing.assert_allclose(ys, want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_variables_by_their_paths(models):
     """Names as Keras gives them, with the model's or without."""
     folder, _, built = models
@@ -207,6 +211,7 @@ def test_variables_by_their_paths(models):
         jax.tree.map(np.testing.assert_array_equal, params, from_keras(folder / f"{name}.keras", prefix=layer)[1])
 
 
+@pytest.mark.slow
 def test_a_model_without_a_choice_lists_its_layers(models):
     expected = (
         r"layers: expected the names of the layers, bottom first, out of 'bi', 'top' \(or prefix='bi' for that one\)"
