@@ -44,7 +44,7 @@ def test_back_again_bit_for_bit(name):
         network,
         params,
         layout=layout,
-        layers=tuple(f"{layer}/" for layer in COMPACT) if name == "linen_compact" else None,
+        layers=COMPACT if name == "linen_compact" else None,
     )
     golden.assert_bitwise(flat(back), flat(GOLDENS[name].weights))
 

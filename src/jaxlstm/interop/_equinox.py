@@ -58,7 +58,7 @@ def from_equinox(
     Layer(cell=LSTMCell(hidden_size=4), reverse=False)
     """
     if not hasattr(weights, "shape"):  # a tree, in which dicts can hold modules
-        leaves = jax.tree_util.tree_leaves_with_path(weights, is_leaf=lambda leaf: leaf is None)
+        leaves = jax.tree_util.tree_leaves_with_path(weights)
         named = [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
         weights = dict(named)
         if len(weights) < len(named):

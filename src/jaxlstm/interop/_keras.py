@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -224,7 +224,7 @@ def _activation(name: str, activation: Any) -> Activation:
     """The function of this name, or the function given."""
     if callable(activation):
         _checks.check_function(name, activation)
-        return activation
+        return cast(Activation, activation)
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         _tensors.reject(
             name, f"a function or one of {', '.join(map(repr, _ACTIVATIONS))}", _checks.describe(activation)

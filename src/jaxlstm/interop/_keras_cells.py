@@ -45,7 +45,7 @@ def write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     if params.b is not None:
         tensors["bias"] = params.b
     if isinstance(cell, GRUCell):
-        if params.b_hn is not None:
+        if params.b is not None and params.b_hn is not None:
             tensors["bias"] = np.stack(_tensors.split_gru_bias(params.b, params.b_hn))
         tensors = {name: _tensors.reorder(array, _GRU_ORDER) for name, array in tensors.items()}
     return tensors

@@ -48,12 +48,16 @@ def write(network: Network | Cell, params: Params) -> dict[str, np.ndarray]:
     cells = _cells(network)
     for cell in cells.values():
         _check_cell(cell, next(iter(cells.values())))
-    bias = any(cell.bias for cell in cells.values())
+    bias = any(_has_bias(cell) for cell in cells.values())
     tensors = {}
     for (suffix, cell), one in zip(cells.items(), _tensors.params_per_cell(network, params), strict=True):
         written = _write_cell(cell, _tensors.fill_biases(cell, one) if bias else one)
         tensors |= {name + suffix: array for name, array in written.items()}
     return tensors
+
+
+def _has_bias(cell: Any) -> bool:
+    return cell.bias
 
 
 def _suffixes(scope: Scope) -> list[str]:
@@ -118,7 +122,7 @@ def _read_cell(scope: Scope, suffix: str, cell: Cell) -> Params:
     tensors = scope.tensors
     weights = {"w_ih": tensors[f"weight_ih{suffix}"].T, "w_hh": tensors[f"weight_hh{suffix}"].T}
     b, b_hn = None, None
-    if cell.bias:
+    if _has_bias(cell):
         b_ih, b_hh = tensors[f"bias_ih{suffix}"], tensors[f"bias_hh{suffix}"]
         b, b_hn = _tensors.merge_gru_biases(b_ih, b_hh) if isinstance(cell, GRUCell) else (b_ih + b_hh, None)
     if isinstance(cell, GRUCell):
