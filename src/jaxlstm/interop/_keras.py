@@ -26,12 +26,12 @@ Activation = Callable[[Array], Array]
 
 
 def keras2_hard_sigmoid(z: Array) -> Array:
-    """The hard_sigmoid of Keras 1 and 2, clip(0.2 z + 0.5, 0, 1); that of Keras 3 has the slope 1/6."""
+    """The hard_sigmoid of Keras 1 and 2, clip(0.2 z + 0.5, 0, 1). In Keras 3 the slope is 1/6."""
     return jnp.clip(0.2 * z + 0.5, 0, 1)
 
 
 def linear(z: Array) -> Array:
-    """z, the activation that is none."""
+    """z itself."""
     return z
 
 
@@ -150,13 +150,13 @@ def to_keras(
 
 
 def _find_directions(children: list[str]) -> tuple[str, str] | None:
-    """forward_x and backward_y, which is how Bidirectional names its layers."""
+    """Bidirectional's layers, which it names forward_x and backward_y."""
     forward, backward = ([name for name in children if name.startswith(start)] for start in ("forward_", "backward_"))
     return (forward[0], backward[0]) if len(forward) == len(backward) == 1 and len(children) == 2 else None
 
 
 def _layer_name(cell: Cell) -> str:
-    """What Keras calls the first layer of this kind."""
+    """Keras's name for the first layer of this kind."""
     return "lstm" if isinstance(cell, LSTMCell) else "gru" if isinstance(cell, GRUCell) else "simple_rnn"
 
 
@@ -182,7 +182,7 @@ def _read_network(
     given: dict[str, Any],
     merge_mode: str | None,
 ) -> tuple[Network, Params]:
-    """The network, with the options given, or else those of the file's configuration."""
+    """Read the network. An option that is not given is taken from the file's configuration."""
 
     def read(scope: Scope) -> tuple[Layer, Params]:
         told = config.options(scope.path)
@@ -205,8 +205,8 @@ def _read_network(
 
 
 def _check_old_default(scope: Scope, params: Any, config: KerasConfig) -> None:
-    """The layers of old versions had another default, and weights alone do not tell what they had."""
-    cudnn = scope.tensors.get("bias", params.w_hh).shape == (2 * params.w_hh.shape[1],)  # which has sigmoid alone
+    """Ask for recurrent_activation if an old Keras wrote the file, whose default was hard_sigmoid."""
+    cudnn = scope.tensors.get("bias", params.w_hh).shape == (2 * params.w_hh.shape[1],)  # always sigmoid
     if not isinstance(params, RNNParams) and not cudnn:
         version = ".".join(map(str, config.version or ()))
         expected = f"'keras2_hard_sigmoid', the default of Keras {version}, which wrote this file, or what was used"
@@ -214,7 +214,7 @@ def _check_old_default(scope: Scope, params: Any, config: KerasConfig) -> None:
 
 
 def _merge(merge_mode: Any) -> str:
-    """Our name for Keras's way to merge two directions."""
+    """Our name for a merge_mode."""
     if not isinstance(merge_mode, str) or merge_mode not in _MERGES:
         _tensors.reject("merge_mode", " or ".join(map(repr, _MERGES)), repr(merge_mode))
     return _MERGES[merge_mode]

@@ -52,9 +52,9 @@ def write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
 
 
 def _from_cudnn(scope: Scope, gates: int) -> Scope:
-    """The tensors of a CuDNNLSTM or CuDNNGRU of Keras 2 as those of an LSTM or a GRU with reset_after.
+    """Turn the tensors of a CuDNNLSTM or CuDNNGRU into those of an LSTM or of a GRU with reset_after.
 
-    Each gate's matrix holds, row after row, the numbers of its transpose. There are two biases, one after the other.
+    The numbers of each gate's matrix are those of its transpose, row after row. The bias is two biases, concatenated.
     """
     arrays = dict(scope.tensors)
     for name in ("kernel", "recurrent_kernel"):
@@ -66,7 +66,7 @@ def _from_cudnn(scope: Scope, gates: int) -> Scope:
 
 
 def _read_gru_bias(scope: Scope, packed: int, reset_after: bool | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(b, b_hn), the latter None for a GRU that resets before the matmul."""
+    """(b, b_hn). b_hn is None for a GRU that resets before the matmul."""
     bias = scope.tensors.get("bias")
     if bias is None:
         if reset_after is None:

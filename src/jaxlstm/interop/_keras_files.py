@@ -1,7 +1,7 @@
 """Files of Keras, read without Keras: .keras, .weights.h5, and the .h5 files of all versions.
 
-Their tensors get the names that Keras gives to its variables, such as ``bi/forward_lstm/lstm_cell/kernel``, as far as
-the file tells them.
+Tensors are named as Keras names its variables, such as ``bi/forward_lstm/lstm_cell/kernel``. A file without these names
+has those of classes and attributes.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from jaxlstm.interop._hdf5 import Hdf5File
 from jaxlstm.interop._keras_config import KerasConfig, parse_config
 
 _CELL = r"(.*_)?cell(_\d+)?|cu_?dnn_?(lstm|gru)(_\d+)?"
-_VARIABLES = {"0": "kernel", "1": "recurrent_kernel", "2": "bias"}  # of a cell, by their places
+_VARIABLES = {"0": "kernel", "1": "recurrent_kernel", "2": "bias"}  # of a cell, which are numbered
 _ARCHIVE = b"PK\x03\x04"
 _FAILURES = (zipfile.BadZipFile, OSError, LookupError, ValueError, TypeError, RuntimeError, EOFError, zlib.error)
 
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], KerasConfig]]:
-    """The tensors of an open file by Keras's names, none of them read, and what the file says of the layers."""
+    """Open a file. Yields its tensors by name, which are not read yet, and its model's configuration."""
     name = os.fspath(path)
     with open(name, "rb") as file:
         start = file.read(8)
@@ -45,7 +45,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Keras
 
 
 def _read_archive(name: str) -> tuple[str, str, bytes]:
-    """The configuration, Keras's version and the weights file in a .keras file, which is a zip archive."""
+    """The configuration, Keras's version and the weights in a .keras file, which is a zip archive."""
     members = []
     try:
         with zipfile.ZipFile(name) as archive:
@@ -60,7 +60,7 @@ def _read_archive(name: str) -> tuple[str, str, bytes]:
 
 
 def _name_by_structure(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
-    """The tensors of a file laid out as the objects hold each other, such as ``layers/lstm/cell/vars/0``."""
+    """Name the tensors of a file laid out by attributes, such as ``layers/lstm/cell/vars/0``."""
     names = config.names()
     for group in file.groups:
         if group.endswith("/vars") and (name := file.text(group, "name")):
@@ -69,7 +69,7 @@ def _name_by_structure(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
     for place, tensor in file.tensors.items():
         path, _, variable = place.rpartition("/vars/")
         parts = path.split("/")
-        usual = ["" if part in ("layers", "cells") else part for part in parts]  # lists of what has names
+        usual = ["" if part in ("layers", "cells") else part for part in parts]  # lists, which have no names
         named = [names.get("/".join(parts[: end + 1]), part) for end, part in enumerate(usual)]
         if re.fullmatch(_CELL, parts[-1]) or re.fullmatch(_CELL, named[-1]):
             variable = _VARIABLES.get(variable, variable)
@@ -79,10 +79,10 @@ def _name_by_structure(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
 
 
 def _name_by_layer(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
-    """The tensors of a file laid out by layers, such as ``model_weights/bi/sequential/bi/.../lstm_cell/kernel:0``."""
+    """Name the tensors of a file laid out by layers, such as ``model_weights/bi/sequential/bi/.../kernel:0``."""
     del config
     tensors = {}
-    below = "model_weights/" if "model_weights" in file.groups else ""  # beside which lie those of the optimizer
+    below = "model_weights/" if "model_weights" in file.groups else ""  # the optimizer's are elsewhere
     for place, tensor in file.tensors.items():
         if not place.startswith(below):
             continue

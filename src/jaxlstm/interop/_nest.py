@@ -1,7 +1,7 @@
-"""From named cells to a network and back, for the frameworks whose names are paths: Keras, Flax, Haiku, Equinox.
+"""From named cells to a network and back.
 
-How a framework names what holds a cell is its `Dialect`. Where names do not show how cells follow each other, the
-caller says it: `layers` names them, bottom first, with a pair of names for the two directions of one layer.
+A `Dialect` says how a framework names what holds a cell. If the names do not show the order of the cells, the caller
+gives it: `layers` names them, bottom first, with a pair of names for the two directions of one layer.
 """
 
 import itertools
@@ -35,9 +35,9 @@ def read_network(
     read: Read,
     merge: Callable[[str], str] = lambda path: "concat",
 ) -> tuple[Network, Params]:
-    """The network of the layers named, or of all that is below the prefix. Only their tensors are looked at.
+    """Read the named layers, or everything below the prefix. Looks at no other tensors.
 
-    `read` reads one cell, or one module of several layers; `merge` tells how two directions merge, by their path.
+    `read` reads one cell, or one module of several layers. `merge` says how the two directions at a path merge.
     """
     _tensors.check_prefix(prefix)
     scope = scope.inside(_select.select(scope, prefix, "prefix", dialect))
@@ -67,7 +67,7 @@ def write_network(
     dialect: Dialect,
     write: Write,
 ) -> dict[str, np.ndarray]:
-    """Tensors by their whole names, bottom first and forward before backward."""
+    """The tensors by their whole names, bottom first, forward before backward."""
     path = _tensors.path_of(prefix, dialect.separator)
     if layers is not None:
         _select.check_layers(layers)
@@ -84,20 +84,20 @@ def write_network(
 
 
 def find_numbered(children: list[str], start: str = "") -> list[str] | None:
-    """The names in order, if they are 0, 1, 2 and so on after the same start."""
+    """The names in order, if they are `start` followed by 0, 1, 2 and so on."""
     numbered = [f"{start}{k}" for k in range(len(children))]
     return numbered if set(numbered) == set(children) else None
 
 
 def is_usual(cell: Cell) -> bool:
-    """Whether a cell's functions are sigmoid and tanh, which some frameworks have fixed."""
+    """Whether a cell uses sigmoid and tanh. Some frameworks have no others."""
     gate_fn = getattr(cell, "gate_fn", jax.nn.sigmoid)
     return gate_fn is jax.nn.sigmoid and getattr(cell, "activation_fn", None) is jnp.tanh
 
 
 def _read_layer(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str], str]) -> tuple[Network, Params]:
-    """One cell, two directions, a numbered sequence, or whatever is in the one thing that there is."""
-    if dialect.is_cell(scope) or any(dialect.separator not in name for name in scope.tensors):  # or misnamed ones
+    """Read one cell, two directions or a numbered sequence; goes down where there is only one child."""
+    if dialect.is_cell(scope) or any(dialect.separator not in name for name in scope.tensors):  # or misnamed
         return read(scope)
     children = scope.children
     if pair := dialect.find_directions(children):
@@ -113,10 +113,10 @@ def _read_layer(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str
 def _read_directions(
     scope: Scope, names: tuple[str, str], dialect: Dialect, read: Read, merge: Callable[[str], str]
 ) -> tuple[Network, Params]:
-    """Two layers of one cell each, as the two directions of one."""
+    """Read two layers of one cell each as the two directions of one."""
     leaves = [{name.rpartition(dialect.separator)[2] for name in scope.inside(one).tensors} for one in names]
     for name, missing in zip(names, (leaves[1] - leaves[0], leaves[0] - leaves[1]), strict=True):
-        if missing:  # one bias of two would otherwise pass for a cell without
+        if missing:  # otherwise a missing bias would pass for a cell without biases
             _tensors.reject(scope.path + name, f"a tensor {min(missing)!r}, as the other direction has", "none")
     (forward, forward_params), (backward, backward_params) = (
         _read_one(scope.inside(name), dialect, read, merge) for name in names
@@ -129,7 +129,7 @@ def _read_directions(
 
 
 def _read_one(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str], str]) -> tuple[Cell, Params]:
-    """What must be one cell, however deep."""
+    """Read one cell, however deep it is."""
     layer, params = _read_layer(scope, dialect, read, merge)
     if not isinstance(layer, Layer):
         _tensors.reject(scope.path, "one cell for one direction", layer)
@@ -137,7 +137,7 @@ def _read_one(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str],
 
 
 def _stack(scope: Scope, parts: list[tuple[Network, Params]]) -> tuple[Network, Params]:
-    """Layers, each of which fits on the one below."""
+    """A Stack of layers. Checks that each takes the outputs of the one below."""
     for k, ((below, _), (_, above)) in enumerate(itertools.pairwise(parts)):
         if _input_size(above) != below.output_size:
             expected = f"{below.output_size} input features, the outputs of the layer below"
@@ -155,7 +155,7 @@ class _Place(NamedTuple):
 
     path: str  # empty, or ends in the separator
     cell: Cell
-    bias: bool  # whether the layer, in one of its directions, has biases
+    bias: bool  # whether the layer has biases, in either direction
 
 
 def _places(network: Network | Cell, layers: Sequence[LayerName] | None, dialect: Dialect) -> Iterator[_Place]:
@@ -198,6 +198,6 @@ def _layer_places(layer: Network, name: LayerName, dialect: Dialect) -> Iterator
 
 
 def _cell_path(name: str, cell: Cell, dialect: Dialect) -> str:
-    """The path of a cell in the layer of this name, or of this name itself."""
+    """The path of a cell, where the name is that of its layer or its own."""
     inner = "" if dialect.in_layer is None or (name and dialect.names_are_cells) else dialect.in_layer(cell)
     return "".join(part + dialect.separator for part in (name, inner) if part)

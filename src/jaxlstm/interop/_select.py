@@ -1,4 +1,4 @@
-"""Choosing recurrent layers in a whole model by their names alone, before any tensor is looked at."""
+"""Choosing recurrent layers in a whole model by name, before looking at any tensor."""
 
 import re
 from collections import Counter
@@ -14,31 +14,31 @@ LayerName = str | tuple[str, str]
 
 
 class Dialect(NamedTuple):
-    """How a framework names what holds a cell; the defaults are for one that has no such container."""
+    """How a framework names cells and what holds them. The defaults are for a framework without containers."""
 
     separator: str
     weights: str  # what the caller should pass
-    is_cell: Callable[[Scope], bool]  # whether these are the tensors of one cell, perhaps with wrong names
-    is_recurrent: Callable[[Mapping[str, Any]], bool]  # whether these names, one or two parts long, are a cell's
+    is_cell: Callable[[Scope], bool]  # whether to read this as one cell, even if names are wrong
+    is_recurrent: Callable[[Mapping[str, Any]], bool]  # whether names of one or two parts are a cell's
     find_directions: Callable[[list[str]], tuple[str, str] | None] = lambda children: None
-    find_sequence: Callable[[list[str]], list[str] | None] = lambda children: None  # the same names, bottom first
+    find_sequence: Callable[[list[str]], list[str] | None] = lambda children: None  # the names, bottom first
     directions: Callable[[Cell], tuple[str, str]] | None = None
-    number: Callable[[int], str] | None = None  # the k-th of a sequence
-    in_layer: Callable[[Cell], str] | None = None  # the cell in a layer
-    names_are_cells: bool = True  # whether `layers` names the cells themselves when written, or what holds them
-    optional_bias: bool = False  # whether cells can do without biases
-    ignored: str = r"(?!)"  # tensors in a layer that are no weights
+    number: Callable[[int], str] | None = None  # the name of the k-th layer
+    in_layer: Callable[[Cell], str] | None = None  # the name of the cell in a layer
+    names_are_cells: bool = True  # when writing: whether `layers` names cells or what holds them
+    optional_bias: bool = False  # whether the framework has cells without biases
+    ignored: str = r"(?!)"  # a pattern for tensors that are no weights, such as the state of a dropout
 
 
 def all_tensors(weights: Any, dialect: Dialect) -> Scope:
-    """Every tensor of a model by its whole name, but for what the dialect ignores."""
+    """Every tensor of a model by its whole name, except those that the dialect ignores."""
     scope = _tensors.name_tensors(weights, dialect.separator, dialect.weights)
     kept = {name: value for name, value in scope.tensors.items() if not re.search(dialect.ignored, name)}
     return scope._replace(tensors=kept)
 
 
 def select(scope: Scope, name: str, argument: str, dialect: Dialect) -> str:
-    """The path in the scope that is `name`, or else the only one with a recurrent layer below that ends in it."""
+    """The path called `name`, or else the only path that ends in it and holds a recurrent layer."""
     name = name.removesuffix(dialect.separator)
     for path in (name, name.removeprefix(scope.path)):
         if not path or any(tensor.startswith(path + dialect.separator) for tensor in scope.tensors):
@@ -61,7 +61,7 @@ def select(scope: Scope, name: str, argument: str, dialect: Dialect) -> str:
 
 
 def check_only_layers(scope: Scope, dialect: Dialect) -> None:
-    """Check that no tensors lie beside those of recurrent layers; if there are, say which layers there are."""
+    """Check that all tensors belong to recurrent layers. The message lists these layers."""
     cells = set(_find_cells(scope, dialect))
     for tensor in scope.tensors if cells else ():
         if not cells & set(_parents(tensor, dialect.separator)):
@@ -69,7 +69,7 @@ def check_only_layers(scope: Scope, dialect: Dialect) -> None:
 
 
 def ask_for_layers(scope: Scope, dialect: Dialect, why: str) -> NoReturn:
-    """Reject a model of which the caller has to choose layers."""
+    """Reject a model in which the caller must choose layers. The message lists them."""
     layers = find_layers(scope, dialect)
     if not layers:
         names = _tensors.listed(scope.path + name for name in scope.tensors)
@@ -93,7 +93,7 @@ def check_layers(layers: Sequence[LayerName]) -> list[str]:
 
 
 def find_layers(scope: Scope, dialect: Dialect) -> list[str]:
-    """The paths of the recurrent layers: of a cell, of the layer that holds nothing else, or of both directions."""
+    """The paths of the recurrent layers: of cells, of layers around one cell, or of both directions."""
     tensors = Counter(parent for name in scope.tensors for parent in _parents(name, dialect.separator))
     layers = []
     for cell in _find_cells(scope, dialect):
@@ -111,7 +111,7 @@ def find_layers(scope: Scope, dialect: Dialect) -> list[str]:
 
 
 def _find_cells(scope: Scope, dialect: Dialect) -> list[str]:
-    """The paths below which there are a recurrent cell's names, in the order of the tensors."""
+    """The paths of the recurrent cells, in the order of the tensors."""
     groups: dict[str, dict[str, Any]] = {}
     for name, value in scope.tensors.items():
         for path in list(_parents(name, dialect.separator))[:2]:
@@ -121,13 +121,13 @@ def _find_cells(scope: Scope, dialect: Dialect) -> list[str]:
 
 
 def _parents(name: str, separator: str) -> Iterator[str]:
-    """The paths that a name lies below, the nearest first and the empty one last."""
+    """The paths above a name, nearest first. The last is empty."""
     while name:
         name = name.rpartition(separator)[0]
         yield name
 
 
 def _found(layers: Sequence[str]) -> str:
-    """A few of the layers' names. That of a layer alone, which lies below no name, is empty."""
+    """The first few layers, for a message. A layer that is the whole of the weights has the empty name."""
     names = [repr(layer) if layer else "'' (all there is)" for layer in layers[:6]]
     return ", ".join(names) + (f" and {len(layers) - 6} more" if len(layers) > 6 else "")

@@ -1,4 +1,4 @@
-"""Named arrays of other frameworks: reading them, what they must be, and the gates inside them.
+"""Named arrays of other frameworks: reading and checking them, and reordering the gates inside them.
 
 A framework's file says which names and shapes its cells have; the checks here say what is wrong, by the tensor's name.
 """
@@ -22,7 +22,7 @@ _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 
 
 class Scope(NamedTuple):
-    """The tensors below one path, by the rest of their names: as given, or arrays once they are read."""
+    """The tensors below one path, by the rest of their names. `read_arrays` makes them NumPy arrays."""
 
     path: str  # empty, or ends in the separator
     separator: str
@@ -43,12 +43,12 @@ class Scope(NamedTuple):
 
     @property
     def children(self) -> list[str]:
-        """The first parts of the names, each once, in the order of the tensors."""
+        """The first part of each name, without repeats, in the order of the tensors."""
         return list(dict.fromkeys(name.partition(self.separator)[0] for name in self.tensors))
 
 
 def name_tensors(weights: Any, separator: str, expected: str) -> Scope:
-    """All tensors of a mapping, nested or flat, by their whole names. None of them is looked at.
+    """All tensors of a mapping, nested or flat, by their whole names. Does not look at the tensors.
 
     `expected` says what the caller should pass, for the message.
     """
@@ -61,7 +61,7 @@ def name_tensors(weights: Any, separator: str, expected: str) -> Scope:
 
 
 def read_arrays(scope: Scope) -> Scope:
-    """The scope with NumPy arrays of one floating-point dtype for its tensors."""
+    """Read the tensors as NumPy arrays, which must have one floating-point dtype."""
     arrays: dict[str, np.ndarray] = {}
     first = None
     for name, value in scope.tensors.items():
@@ -75,22 +75,22 @@ def read_arrays(scope: Scope) -> Scope:
 
 def reject(name: str, expected: object, got: object, error: type[Exception] = ValueError) -> NoReturn:
     """Raise `error` with a message of bounded length, since names can come from damaged files."""
-    _checks.reject(_shorten(name, 150), _shorten(str(expected), 280), _shorten(str(got), 140), error)
+    _checks.reject(shorten(name, 180), shorten(str(expected), 260), shorten(str(got), 130), error)
 
 
-def _shorten(text: str, longest: int) -> str:
+def shorten(text: str, longest: int) -> str:
     """The text, without its middle if it is too long."""
     return text if len(text) <= longest else f"{text[: longest // 2 - 3]} ... {text[-longest // 2 + 3 :]}"
 
 
 def path_of(prefix: str, separator: str) -> str:
-    """The prefix with its last separator, which the caller may leave out."""
+    """The prefix, ending in a separator, which the caller may leave out."""
     check_prefix(prefix)
     return prefix.removesuffix(separator) + separator if prefix else ""
 
 
 def check_prefix(prefix: object) -> None:
-    """A prefix is a string."""
+    """Check that a prefix is a string."""
     if not isinstance(prefix, str):
         reject("prefix", "a string", _checks.describe(prefix), TypeError)
 
@@ -108,7 +108,7 @@ def check_names(scope: Scope, names: Iterable[str], what: str) -> None:
 
 
 def check_matrix(scope: Scope, name: str) -> tuple[int, int]:
-    """The tensor's two sizes."""
+    """Check that a tensor is a matrix. Returns its shape."""
     shape = scope.tensors[name].shape
     if len(shape) != 2 or 0 in shape:
         reject(scope.path + name, "a matrix", _checks.describe(scope.tensors[name]))
@@ -116,7 +116,7 @@ def check_matrix(scope: Scope, name: str) -> tuple[int, int]:
 
 
 def check_shapes(scope: Scope, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Each tensor has its shape."""
+    """Check the shape of each tensor."""
     for name, shape in shapes.items():
         if scope.tensors[name].shape != shape:
             reject(scope.path + name, f"shape {shape}", scope.tensors[name].shape)
@@ -139,7 +139,7 @@ def params_per_cell(network: Network | Cell, params: Params) -> list[Any]:
 
 
 def fill_biases(cell: Cell, params: Any) -> Any:
-    """The params of a cell, with zeros for the biases that it does not have because of bias=False."""
+    """The params of a cell; if it has bias=False, with zeros for the biases."""
     if params.b is not None:
         return params
     biases = {"b": np.zeros(params.w_ih.shape[-1], params.w_ih.dtype)}
@@ -149,42 +149,42 @@ def fill_biases(cell: Cell, params: Any) -> Any:
 
 
 def check_zeros(name: str, values: np.ndarray, why: str) -> None:
-    """What the other framework has no place for must be zero."""
+    """Check that values are zero for which the other framework has no place."""
     if values.any():
         reject(name, f"zeros {why}", f"values up to {np.abs(values).max()}")
 
 
 def reorder(packed: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """The gates, packed on the last axis, in another order: place k gets the gate ``order[k]``."""
+    """Reorder the gates packed on the last axis: place k gets the gate ``order[k]``."""
     gates = np.split(packed, len(order), axis=-1)
     return np.concatenate([gates[k] for k in order], axis=-1)
 
 
 def merge_gru_biases(b_ih: np.ndarray, b_hh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(b, b_hn) of two biases in the order r, z, n: those of r and z are added, those of n stay apart."""
+    """(b, b_hn) of a GRU's two biases, packed r, z, n. Adds those of r and z; keeps the two of n."""
     cut = 2 * b_ih.size // 3
     return np.concatenate([b_ih[:cut] + b_hh[:cut], b_ih[cut:]]), b_hh[cut:]
 
 
 def split_gru_bias(b: np.ndarray, b_hn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(b_ih, b_hh) that merge to these: all in the first but b_hn, so zeros in the second for r and z."""
+    """(b_ih, b_hh) that merge to these. b_hh is zero for r and z."""
     return b, np.concatenate([np.zeros(2 * b_hn.size, b.dtype), b_hn])
 
 
 def make_params(kind: type, **arrays: np.ndarray | None) -> Params:
-    """Params of this kind, as JAX arrays of their own."""
+    """Params of this kind, as JAX arrays that share no memory with the ones given."""
     return kind(**{name: None if array is None else jnp.array(array) for name, array in arrays.items()})
 
 
 def listed(names: Iterable[str]) -> str:
-    """A few of the names."""
+    """The first few names, for a message."""
     names = list(names)
     shown = ", ".join(map(repr, names[:4]))
     return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown or "(none)"
 
 
 def _flatten(weights: Mapping[Any, Any], path: str, separator: str) -> dict[str, Any]:
-    """Leaves by the keys that lead to them, joined. A key can be a tuple, as in Flax's flat dicts."""
+    """Leaves, named by the keys that lead to them. A key can be a tuple, as in Flax's flat dicts."""
     named: dict[str, Any] = {}
     for key, value in weights.items():
         name = path + separator.join(map(str, key if isinstance(key, tuple) else (key,)))
@@ -202,8 +202,8 @@ def _array(name: str, value: Any) -> np.ndarray:
     if dtype not in _DTYPES:
         reject(name, f"one of the dtypes {', '.join(_DTYPES)}", _checks.describe(value), TypeError)
     if jnp.asarray(np.zeros((), dtype)).dtype != dtype:
-        reject(name, "at most 32 bits without jax_enable_x64", dtype)  # JAX would round in silence
-    if hasattr(value, "detach"):  # torch's, which may ask for gradients, or lie on another device
+        reject(name, "at most 32 bits without jax_enable_x64", dtype)  # JAX would round silently
+    if hasattr(value, "detach"):  # a torch tensor, which may require a gradient or be on another device
         value = value.detach().cpu()
-        value = jnp.from_dlpack(value) if dtype == "bfloat16" else value  # which torch does not hand to NumPy
+        value = jnp.from_dlpack(value) if dtype == "bfloat16" else value  # NumPy has no bfloat16
     return np.asarray(value)

@@ -30,7 +30,7 @@ _NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 def read(scope: Scope, nonlinearity: str | None) -> tuple[Network, Params]:
-    """All layers and directions of one module."""
+    """Read all layers and directions of one module."""
     suffixes = _suffixes(scope)
     cell, input_size = _cell(scope, suffixes[0], nonlinearity)
     _check(scope, suffixes, cell, input_size)
@@ -61,7 +61,7 @@ def _has_bias(cell: Any) -> bool:
 
 
 def _suffixes(scope: Scope) -> list[str]:
-    """What follows the tensors' names, a cell each: bottom first, forward before backward; of a single cell nothing."""
+    """The suffix of each cell's tensors, bottom first, forward before backward. A single cell has an empty one."""
     found = {name[match.start() :] for name in scope.tensors if (match := re.search(r"_l\d{1,4}(_reverse)?$", name))}
     if not found:
         return [""]
@@ -71,7 +71,7 @@ def _suffixes(scope: Scope) -> list[str]:
 
 
 def _names(scope: Scope) -> list[str]:
-    """The tensors that each cell has."""
+    """The names of one cell's tensors."""
     names = ["weight_ih", "weight_hh"]
     if any(name.startswith("bias") for name in scope.tensors):
         names += ["bias_ih", "bias_hh"]
@@ -79,7 +79,7 @@ def _names(scope: Scope) -> list[str]:
 
 
 def _cell(scope: Scope, suffix: str, nonlinearity: str | None) -> tuple[Cell, int]:
-    """The cell that the tensors of one layer and direction make, and its input size."""
+    """The cell of one layer and direction, and its input size."""
     for name in ("weight_ih", "weight_hh"):
         if name + suffix not in scope.tensors:
             _tensors.check_names(scope, [name + suffix for name in _names(scope)], "torch's LSTM, GRU or RNN")
@@ -103,7 +103,7 @@ def _cell(scope: Scope, suffix: str, nonlinearity: str | None) -> tuple[Cell, in
 
 
 def _check(scope: Scope, suffixes: list[str], cell: Cell, input_size: int) -> None:
-    """All names and shapes follow from the first layer's."""
+    """Check all names and shapes, which follow from those of the first layer."""
     names = _names(scope)
     what = f"{len(suffixes)} of {cell}"
     _tensors.check_names(scope, [name + suffix for suffix in suffixes for name in names], what)
@@ -146,7 +146,7 @@ def _write_cell(cell: Cell, params: Any) -> dict[str, np.ndarray]:
 
 
 def _cells(network: Network | Cell) -> dict[str, Cell]:
-    """The cells by what follows their tensors' names."""
+    """The cells by the suffixes of their tensors."""
     if isinstance(network, Cell):
         return {"": network}
     layers = network.layers if isinstance(network, Stack) else (network,)
@@ -164,7 +164,7 @@ def _cells(network: Network | Cell) -> dict[str, Cell]:
 
 
 def _check_cell(cell: Cell, first: Cell) -> None:
-    """A cell that torch has, of the kind and sizes of the first."""
+    """Check that torch has such a cell, and that it is like the first."""
     if _kind(cell) is None:
         _checks.reject("network", "LSTM, GRU (reset_after) or RNN (tanh, relu) cells as torch has them", cell)
     if _kind(cell) != _kind(first):
