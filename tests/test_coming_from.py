@@ -4,6 +4,7 @@ First as the page reads and writes them; then with other weights written back, s
 by their framework, here or by the scripts in tests/interop/goldens.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -136,6 +137,7 @@ def copy_keras():
         shutil.copy(path, path.name)
 
 
+@functools.cache
 def linen_variables():
     linen = pytest.importorskip("flax.linen", reason="Flax is not installed")
 
