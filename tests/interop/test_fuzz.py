@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from onnx_models import LENGTHS, model_of, tensors
@@ -209,6 +209,8 @@ READERS |= {"haiku": (from_haiku, "w_h"), "equinox": (from_equinox, "weight_hh")
 
 @few
 @given(which=st.sampled_from(sorted(READERS)), found=st.lists(names, min_size=1, max_size=12), chosen=st.none() | names)
+@example(which="torch", found=[f"{'a' * 1000}{k}" for k in range(9)], chosen="b" * 1000)
+@example(which="keras", found=["a" * 1000], chosen=None)
 def test_names_of_any_length_make_short_messages(which, found, chosen):
     read, tensor = READERS[which]
     separator = "." if which in ("torch", "equinox") else "/"

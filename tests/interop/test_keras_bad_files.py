@@ -6,9 +6,11 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import jaxlstm as jl
 from jaxlstm.interop import _hdf5, from_keras
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
@@ -176,6 +178,27 @@ def test_options_that_are_not_ours(path, options, message):
         from_keras(path, prefix="top")
     given = dict.fromkeys(options, "tanh")
     from_keras(path, prefix="top", **given)
+
+
+def test_directions_with_options_of_their_own(path):
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        both = next(layer for layer in config["config"]["layers"] if layer["config"]["name"] == "bi")["config"]
+        both["backward_layer"] = json.loads(json.dumps(both["layer"]))
+        both["backward_layer"]["config"] |= {"name": "back", "activation": "relu"}
+        file.attrs["model_config"] = json.dumps(config)
+    network, _ = from_keras(path, prefix="bi")
+    forward, backward = jl.LSTMCell(2), jl.LSTMCell(2, activation_fn=jax.nn.relu)
+    assert network == jl.Bidirectional(forward, backward, merge="sum")
+
+
+def test_the_optimizer_s_copies_are_no_layers(path):
+    with h5py.File(path, "r+") as file:
+        file["optimizer_weights/Adam/m/top"] = file["model_weights/top/top"]
+        file.copy("model_weights/top/top", "optimizer_weights/Adam/v/top")
+    from_keras(path, prefix="top")
+    with pytest.raises(ValueError, match=r"bottom first, out of 'bi', 'top' \(or"):
+        from_keras(path)
 
 
 def test_a_layer_that_goes_backwards(path):

@@ -135,7 +135,8 @@ def test_layers_and_prefix_choose_among_whatever_is_there(framework):
     model, alone = model_of(framework)
     network, params = read(alone)
     whole = f"model{separator}core"
-    for options in ({"prefix": whole}, {"prefix": "core"}, {"layers": ("core",)}, {"layers": (whole,)}):
+    names = ({"prefix": whole}, {"prefix": "core"}, {"layers": ("core",)}, {"layers": (whole,)})
+    for options in (*names, {"prefix": "model", "layers": ("core",)}, {"prefix": "model", "layers": (whole,)}):
         again, others = read(model, **options)
         assert again == network
         jax.tree.map(np.testing.assert_array_equal, others, params)

@@ -24,15 +24,12 @@ class KerasConfig(NamedTuple):
     def options(self, path: str) -> dict[str, Any]:
         """The options of the recurrent cell whose tensors are below this path; empty if the file does not tell."""
         parts = [part for part in path.split("/") if part]
-        both = self._directions(parts)
         layer = _locate(self.model, parts)
         while layer is not None and layer["class_name"] not in _RECURRENT:
             layer = _inner(layer, parts)
         if layer is None:
             return {}
         options = {name: _plain(value) for name, value in layer["config"].items()}
-        if both is not None:
-            options["go_backwards"] = False  # the backward layer's own
         if self.version is not None and self.version < (3,):
             for name in ("activation", "recurrent_activation"):
                 if options.get(name) == "hard_sigmoid":
