@@ -1,5 +1,6 @@
 """Keras's files that are damaged or hostile: a ValueError that names the file, and nothing large, foreign or run."""
 
+import contextlib
 import json
 import shutil
 import tracemalloc
@@ -99,14 +100,14 @@ def test_more_objects_than_a_model_has(path, monkeypatch):
         from_keras(path, prefix="bi")
 
 
-def test_a_heap_on_which_hdf5_would_hang(path):
+def test_strings_on_which_hdf5_would_hang(path):
     data = bytearray(path.read_bytes())
     heap = data.index(b"GCOL\x01")
     size = int.from_bytes(data[heap + 24 : heap + 32], "little")
     free = heap + 16 + 16 + (size + 7) // 8 * 8
     data[free : free + 16] = bytes(16)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"model.h5: expected a file of Keras, got a damaged one \(heap\)"):
+    with pytest.raises(ValueError, match=r"model.h5: expected a file of Keras, got a damaged one \(model_config\)"):
         from_keras(path, prefix="bi")
 
 
@@ -152,6 +153,23 @@ def test_an_archive_that_is_none(tmp_path, members, options, message):
         from_keras(tmp_path / "x.keras", prefix="bi")
 
 
+@contextlib.contextmanager
+def edited(path):
+    """The configuration of a file, to be changed. The file is written anew, as Keras would."""
+    old = path.rename(path.with_suffix(".old"))
+    with h5py.File(old) as file, h5py.File(path, "w") as new:
+        yield (config := json.loads(file.attrs["model_config"]))
+        file.copy("model_weights", new)
+        new.attrs["keras_version"], new.attrs["model_config"] = file.attrs["keras_version"], json.dumps(config)
+
+
+def test_a_file_with_something_replaced_in_it(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace("hard_sigmoid", "sigmoid")
+    with pytest.raises(ValueError, match=r"model.h5: expected one model_config; h5repack .* got 2 different ones"):
+        from_keras(path, prefix="top")
+
+
 ODD = {
     "an activation of one's own": (
         {"activation": "my_activation"},
@@ -166,11 +184,9 @@ ODD = {
 @pytest.mark.parametrize(("options", "message"), ODD.values(), ids=ODD)
 def test_options_that_are_not_ours(path, options, message):
     """The message names the argument, with which the user can say what was meant."""
-    with h5py.File(path, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
+    with edited(path) as config:
         layer = next(layer for layer in config["config"]["layers"] if layer["config"]["name"] == "top")
         layer["config"] |= options
-        file.attrs["model_config"] = json.dumps(config)
     if message is None:
         from_keras(path, prefix="top")
         return
@@ -181,12 +197,10 @@ def test_options_that_are_not_ours(path, options, message):
 
 
 def test_directions_with_options_of_their_own(path):
-    with h5py.File(path, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
+    with edited(path) as config:
         both = next(layer for layer in config["config"]["layers"] if layer["config"]["name"] == "bi")["config"]
         both["backward_layer"] = json.loads(json.dumps(both["layer"]))
         both["backward_layer"]["config"] |= {"name": "back", "activation": "relu"}
-        file.attrs["model_config"] = json.dumps(config)
     network, _ = from_keras(path, prefix="bi")
     forward, backward = jl.LSTMCell(2), jl.LSTMCell(2, activation_fn=jax.nn.relu)
     assert network == jl.Bidirectional(forward, backward, merge="sum")
@@ -202,8 +216,10 @@ def test_the_optimizer_s_copies_are_no_layers(path):
 
 
 def test_a_layer_that_goes_backwards(path):
-    with h5py.File(path, "r+") as file:
-        file.attrs["model_config"] = file.attrs["model_config"].replace('"go_backwards": false', '"go_backwards": true')
+    with edited(path) as config:
+        for layer in config["config"]["layers"]:
+            if layer["config"]["name"] == "top":
+                layer["config"]["go_backwards"] = True
     assert from_keras(path, prefix="top")[0].reverse
     assert from_keras(path, prefix="bi")[0] == from_keras(FOLDER / "tagger.h5", prefix="bi")[0]
     with pytest.raises(ValueError, match=r"layers: expected a layer with go_backwards=True to be read alone"):

@@ -1,14 +1,13 @@
 """HDF5 files that may be damaged or hostile, read through h5py.
 
 What is read is bounded by the size of the file. Links to other files are not followed. Compressed tensors are refused,
-since HDF5 would look for a plugin to decompress them.
+since HDF5 would look for a plugin to decompress them. Strings are read here, without HDF5.
 """
 
 import contextlib
 import io
 import math
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -19,16 +18,16 @@ import numpy as np
 from jaxlstm.interop import _tensors
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HEAP = b"GCOL\x01"  # where the global heaps begin, which hold texts
+_HEAP = b"GCOL\x01"  # how a heap of strings begins
 _MOST_OBJECTS = 100_000
 _FAILURES = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)  # of h5py, on damaged files
 
 
 class Hdf5File:
-    """The tensors of an open file by their paths, and its texts."""
+    """The tensors of an open file by their paths, and its texts: all strings in attributes, in no order."""
 
-    def __init__(self, name: str, file: Any, size: int):
-        self._name, self._file, self._size = name, file, size
+    def __init__(self, name: str, file: Any, size: int, texts: list[bytes]):
+        self._name, self._file, self._size, self.texts = name, file, size, texts
         self.groups: list[str] = []
         self.tensors: dict[str, _LazyTensor] = {}
         with _failures(name):
@@ -36,14 +35,10 @@ class Hdf5File:
         if len(self.groups) + len(self.tensors) >= _MOST_OBJECTS:
             _tensors.reject(name, f"fewer than {_MOST_OBJECTS} groups and tensors", "more")
 
-    def text(self, group: str, attribute: str) -> str | None:
-        """An attribute of a group, if it is there and a text."""
+    def has_attribute(self, attribute: str) -> bool:
+        """Whether the root has this attribute."""
         with _failures(self._name):
-            attributes = self._file[group or "/"].attrs
-            if attribute not in attributes or attributes.get_id(attribute).get_storage_size() > self._size:
-                return None
-            value = attributes[attribute]
-            return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
+            return attribute in self._file.attrs
 
     def _visit(self, path: str | bytes, found: Any) -> bool | None:
         path = path if isinstance(path, str) else path.decode(errors="backslashreplace")
@@ -85,30 +80,31 @@ def opened(name: str, data: bytes | None = None) -> Iterator[Hdf5File]:
     except ImportError as error:
         raise ImportError("Keras's files need the package h5py: pip install 'jaxlstm[keras-files]'") from error
     if data is None:
-        with open(name, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            _check_heaps(name, mapped)
+        with open(name, "rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            texts, size = _read_texts(mapped), len(mapped)
     else:
-        _check_heaps(name, data)
+        texts, size = _read_texts(data), len(data)
     with _failures(name):
         file = h5py.File(name if data is None else io.BytesIO(data), "r")
     with file:
-        yield Hdf5File(name, file, os.path.getsize(name) if data is None else len(data))
+        yield Hdf5File(name, file, size, texts)
 
 
-def _check_heaps(name: str, data: bytes | mmap.mmap) -> None:
-    """Reject texts on which HDF5 hangs: it reads a heap's objects one after the other, even where one has no size."""
-    steps, start = 0, data.find(_HEAP)
-    while start >= 0:
-        place, end = start + 16, start + int.from_bytes(data[start + 8 : start + 16], "little")
-        while place + 16 <= end <= len(data) and steps < _MOST_OBJECTS:
+def _read_texts(data: bytes | mmap.mmap) -> list[bytes]:
+    """The strings in a file. HDF5 itself hangs, crashes or allocates gigabytes where their lengths are damaged."""
+    texts: list[bytes] = []
+    place = data.find(_HEAP)
+    while place >= 0 and len(texts) < _MOST_OBJECTS:
+        end = min(place + int.from_bytes(data[place + 8 : place + 16], "little"), len(data))
+        place += 16
+        while place + 16 <= end:
             index, size = struct.unpack_from("<H6xQ", data, place)
-            length = 16 + (size + 7) // 8 * 8 if index else size  # index 0 is the free space, with its header
-            if length % 2**64 < 16:
-                _tensors.reject(name, "a file of Keras", "a damaged one (heap)")
-            place, steps = place + length, steps + 1
-        start = data.find(_HEAP, start + 1)
-    if steps >= _MOST_OBJECTS:
-        _tensors.reject(name, f"fewer than {_MOST_OBJECTS} texts", "more")
+            if not index or place + 16 + size > end:  # the free space at the end, or damaged
+                break
+            texts.append(data[place + 16 : place + 16 + size].rstrip(b"\0"))
+            place += 16 + (size + 7) // 8 * 8
+        place = data.find(_HEAP, place)
+    return texts
 
 
 @contextlib.contextmanager

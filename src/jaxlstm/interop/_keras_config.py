@@ -51,6 +51,15 @@ class KerasConfig(NamedTuple):
         return next((layer for layer in layers if layer is not None and layer["class_name"] == "Bidirectional"), None)
 
 
+def is_model(text: bytes) -> bool:
+    """Whether a text is a model's configuration."""
+    try:
+        model = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(model, dict) and {"class_name", "config"} <= model.keys()
+
+
 def parse_config(name: str, text: str | None, version: str | None) -> KerasConfig:
     """What the texts in the file `name` say."""
     numbers = re.match(r"(\d{1,4})\.(\d{1,4})", version or "")

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxlstm.interop import _hdf5, _tensors
 from jaxlstm.interop._hdf5 import Hdf5File
-from jaxlstm.interop._keras_config import KerasConfig, parse_config
+from jaxlstm.interop._keras_config import KerasConfig, is_model, parse_config
 
 _CELL = r"(.*_)?cell(_\d+)?|cu_?dnn_?(lstm|gru)(_\d+)?"
 _VARIABLES = {"0": "kernel", "1": "recurrent_kernel", "2": "bias"}  # of a cell, which are numbered
@@ -36,8 +36,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Keras
             yield _name_by_structure(file, config), config
     elif start == _hdf5.SIGNATURE:
         with _hdf5.opened(name) as file:
-            version = file.text("", "keras_version")
-            config = parse_config(name, file.text("", "model_config"), version)
+            config = parse_config(name, _find_model(name, file), _find_version(name, file))
             layout = _name_by_structure if "vars" in file.groups else _name_by_layer
             yield layout(file, config), config
     else:
@@ -59,12 +58,31 @@ def _read_archive(name: str) -> tuple[str, str, bytes]:
         _tensors.reject(name, "a .keras file", f"another archive, or a damaged one ({error})")
 
 
+def _find_model(name: str, file: Hdf5File) -> str | None:
+    """The model's configuration among a file's strings; None if the file holds weights alone."""
+    if not file.has_attribute("model_config"):
+        return None
+    found = {text for text in file.texts if text.startswith(b"{") and is_model(text)}
+    if not found:
+        _tensors.reject(name, "a file of Keras", "a damaged one (model_config)")
+    return _only(name, "model_config", found)
+
+
+def _find_version(name: str, file: Hdf5File) -> str | None:
+    """Keras's version among a file's strings."""
+    return _only(name, "keras_version", {t for t in file.texts if re.fullmatch(rb"\d+\.\d+\.\d+(-\w+)?", t)})
+
+
+def _only(name: str, what: str, found: set[bytes]) -> str | None:
+    """The only text, if there is one. What was replaced can still be in an HDF5 file."""
+    if len(found) > 1:
+        _tensors.reject(name, f"one {what}; h5repack removes what was replaced", f"{len(found)} different ones")
+    return next(iter(found)).decode(errors="replace") if found else None
+
+
 def _name_by_structure(file: Hdf5File, config: KerasConfig) -> dict[str, Any]:
     """Name the tensors of a file laid out by attributes, such as ``layers/lstm/cell/vars/0``."""
     names = config.names()
-    for group in file.groups:
-        if group.endswith("/vars") and (name := file.text(group, "name")):
-            names[group.removesuffix("/vars")] = name
     tensors: dict[str, Any] = {}
     for place, tensor in file.tensors.items():
         path, _, variable = place.rpartition("/vars/")
