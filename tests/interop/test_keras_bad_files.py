@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -242,3 +243,9 @@ def test_files_of_another_kind(tmp_path):
         pass
     with pytest.raises(ValueError, match=r"weights: expected .*, got no tensors"):
         from_keras(tmp_path / "z.h5")
+
+
+def test_without_h5py_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match=r"h5py: pip install 'jaxlstm\[keras-files\]'"):
+        from_keras(FOLDER / "tagger.keras")

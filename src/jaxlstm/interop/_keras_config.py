@@ -23,7 +23,7 @@ class KerasConfig(NamedTuple):
 
     def options(self, path: str) -> dict[str, Any]:
         """The options of the recurrent cell whose tensors are below this path; empty if the file does not tell."""
-        parts = [part for part in path.split("/") if part]
+        parts = path.split("/")
         layer = _locate(self.model, parts)
         while layer is not None and layer["class_name"] not in _RECURRENT:
             layer = _inner(layer, parts)
@@ -38,17 +38,12 @@ class KerasConfig(NamedTuple):
 
     def merge_mode(self, path: str) -> Any:
         """How the Bidirectional at this path merges; None if the file does not tell."""
-        both = self._directions([part for part in path.split("/") if part])
-        return None if both is None else both["config"].get("merge_mode")
+        layer = _locate(self.model, path.split("/"))
+        return layer["config"].get("merge_mode") if layer is not None else None
 
     def names(self) -> dict[str, str]:
         """The layers' names by their places in the file, such as ``layers/lstm_1``."""
         return dict(_layer_names(self.model, ""))
-
-    def _directions(self, parts: Sequence[str]) -> dict[str, Any] | None:
-        """The Bidirectional on the way to a path."""
-        layers = (_locate(self.model, parts[: end + 1]) for end in range(len(parts)))
-        return next((layer for layer in layers if layer is not None and layer["class_name"] == "Bidirectional"), None)
 
 
 def is_model(text: bytes) -> bool:
