@@ -1,10 +1,13 @@
-"""What docs/coming_from.md shows is run where the framework is installed, and its networks beside ours.
+"""Every block of docs/coming_from.md is run where its framework is installed, and the networks are compared.
 
-First as the page reads and writes them; then with other weights written back, so that no bias is zero.
+First as the page reads and writes them; then with other weights written back, so that no bias is zero. Files are made
+by their framework, here or by the scripts in tests/interop/goldens.
 """
 
+import functools
 import os
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,20 +19,23 @@ import jaxlstm as jl
 from jaxlstm import interop
 
 PAGE = (Path(__file__).parent.parent / "docs" / "coming_from.md").read_text()
-BLOCKS = dict(re.findall(r"^## ([\w ]+)\n[^#]*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
+BLOCKS = dict(re.findall(r"^##+ ([\w ]+)\n[^#]*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
+GOLDENS = Path(__file__).parent / "interop" / "goldens"
 
 
 def run_torch(shown, params):
     torch = shown["torch"]
-    state = {name: torch.from_numpy(array) for name, array in shown["to_torch"](shown["network"], params).items()}
-    shown["rnn"].load_state_dict(state)
+    arrays = shown["to_torch"](shown["network"], params)
+    shown["rnn"].load_state_dict({name: torch.from_dlpack(jnp.asarray(array)) for name, array in arrays.items()})
     return shown["rnn"](shown["xs"])[0].detach().numpy()
 
 
 def run_keras(shown, params):
-    arrays = shown["to_keras"](shown["network"], params, layers=("lstm", "gru"))
-    shown["model"].set_weights(list(arrays.values()))
-    return np.swapaxes(shown["model"](shown["xs"].swapaxes(0, 1)), 0, 1)
+    ys = shown["xs"].swapaxes(0, 1)
+    for layer, ours, weights in zip(shown["layers"], shown["network"].layers, params, strict=True):
+        layer.set_weights(list(shown["to_keras"](ours, weights).values()))
+        ys = layer(ys)
+    return np.swapaxes(ys, 0, 1)
 
 
 def run_linen(shown, params):
@@ -128,11 +134,89 @@ def test_nnx_gets_its_own_weights_back(without_x64):
     jax.tree.map(np.testing.assert_array_equal, got, changed)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_torch_s_tensors_of_any_dtype(dtype):
+def save_torch():
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    module = torch.nn.GRU(3, 4, dtype=getattr(torch, dtype))
-    network, params = interop.from_torch(module.state_dict())
-    assert params.w_ih.dtype == dtype
-    back = interop.to_torch(network, params)["weight_hh_l0"].astype(np.float64)
-    np.testing.assert_array_equal(back, module.weight_hh_l0.detach().double().numpy())
+    model = torch.nn.ModuleDict({"emb": torch.nn.Embedding(9, 3), "rnn": torch.nn.GRU(3, 4)})
+    wrapped = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, "model.pt")
+
+
+def copy_safetensors():
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    shutil.copy(GOLDENS / "torch_models" / "crnn.safetensors", "crnn.safetensors")
+
+
+def copy_keras():
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    for path in (GOLDENS / "keras2").glob("*"):
+        shutil.copy(path, path.name)
+
+
+@functools.cache
+def linen_variables():
+    linen = pytest.importorskip("flax.linen", reason="Flax is not installed")
+
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, ids):
+            xs = linen.Embed(9, 3)(ids)
+            for cell in (linen.OptimizedLSTMCell(2), linen.GRUCell(4)):
+                xs = linen.RNN(cell)(xs)
+            return linen.BatchNorm(use_running_average=True)(xs)
+
+    return jax.jit(Model().init)(jax.random.key(0), np.zeros((2, 5), np.int32))
+
+
+def save_msgpack():
+    variables = linen_variables()
+    Path("model.msgpack").write_bytes(pytest.importorskip("flax.serialization").to_bytes(variables))
+
+
+def save_orbax():
+    orbax = pytest.importorskip("orbax.checkpoint", reason="Orbax is not installed")
+    with orbax.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path("checkpoint").absolute(), linen_variables())
+
+
+def save_haiku():
+    haiku = pytest.importorskip("haiku", reason="Haiku is not installed")
+    shown = {}
+    exec(BLOCKS["Haiku"], shown)
+    line = re.search(r"`(np\.savez\(.*\))`", PAGE)[1]
+    exec(line, shown | {"hk": haiku})
+
+
+def save_equinox():
+    equinox = pytest.importorskip("equinox", reason="Equinox is not installed")
+    lines = BLOCKS["Files of Equinox"].partition("model = ")[0]
+    exec(lines, shown := {})
+    equinox.tree_serialise_leaves("model.eqx", shown["template"])
+
+
+FILES = {
+    "Checkpoints of torch": (save_torch, jl.Layer(jl.GRUCell(4))),
+    "Safetensors files": (copy_safetensors, jl.Stack(jl.Bidirectional(jl.GRUCell(3)), jl.GRUCell(2))),
+    "Files of Keras": (copy_keras, None),
+    "Files of Flax": (save_msgpack, jl.Stack(jl.LSTMCell(2), jl.GRUCell(4))),
+    "Orbax checkpoints": (save_orbax, jl.Stack(jl.LSTMCell(2), jl.GRUCell(4))),
+    "Files of Haiku": (save_haiku, jl.Stack(jl.LSTMCell(8), jl.LSTMCell(4))),
+    "Files of Equinox": (save_equinox, jl.Layer(jl.LSTMCell(4))),
+}
+
+
+@pytest.mark.parametrize("heading", FILES)
+def test_a_file_is_read_as_the_page_says(heading, without_x64, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save, network = FILES[heading]
+    shown = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        save()
+        exec(BLOCKS[heading], shown)
+    if network is None:  # the same layers, alone in files of weights and both from a file of a model
+        network = jl.Stack(shown["bi"], shown["top"])
+        jax.tree.map(np.testing.assert_array_equal, shown["params"], (shown["bi_params"], shown["top_params"]))
+    assert shown["network"] == network
+
+
+def test_no_block_goes_unrun():
+    assert set(BLOCKS) == {*FRAMEWORKS, *FILES, "Training on"}

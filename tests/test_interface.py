@@ -70,14 +70,14 @@ SIGNATURES = {
     "interop.from_equinox": f"weights, {NAMED}",
     "interop.from_flax": f"weights, {NAMED}, gate_fn=sigmoid, activation_fn=None",
     "interop.from_haiku": f"weights, {NAMED}",
-    "interop.from_keras": f"weights, {NAMED}, activation=None, recurrent_activation='sigmoid', "
-    "reset_after=None, merge_mode='concat'",
-    "interop.from_torch": "weights, *, prefix='', nonlinearity=None",
-    "interop.to_equinox": f"network, params, {NAMED}, bias=True",
+    "interop.from_keras": f"weights, {NAMED}, activation=None, recurrent_activation=None, reset_after=None, "
+    "merge_mode=None",
+    "interop.from_torch": f"weights, {NAMED}, nonlinearity=None",
+    "interop.to_equinox": f"network, params, {NAMED}",
     "interop.to_flax": "network, params, *, layout, prefix='', layers=None",
     "interop.to_haiku": f"network, params, {NAMED}, double_bias=True",
-    "interop.to_keras": f"network, params, {NAMED}, bias=True",
-    "interop.to_torch": "network, params, *, prefix='', bias=True",
+    "interop.to_keras": f"network, params, {NAMED}",
+    "interop.to_torch": f"network, params, {NAMED}",
     "Cell.project": "self, params, x",
     "Cell.recur": "self, params, carry",
     "Cell.combine": "self, zx, zh",
@@ -196,7 +196,7 @@ def default(parameter):
 
 
 def test_the_import_is_light():
-    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "mnist1d", "onnx", "safetensors", "tqdm"]
+    heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "mnist1d", "h5py", "onnx", "safetensors", "tqdm"]
     program = f"import sys, jaxlstm; print(*[name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert loaded.stdout.split() == []
@@ -283,7 +283,7 @@ def test_who_may_import_what(module):
     assert package in ("training", "tasks") or "optax" not in outside
     assert package == "training" or not outside & {"orbax", "filelock"}
     assert package in ("linen", "nnx") or "flax" not in outside
-    assert package == "interop" or not outside & {"onnx", "safetensors"}
+    assert package == "interop" or not outside & {"h5py", "onnx", "safetensors"}
     assert package in OUTERMOST or outside <= {"jaxlstm", "jax", "jaxtyping", "numpy"} | sys.stdlib_module_names
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 
 @st.composite
-def mutations(draw, weights, free_axes=(), optional=()):
+def mutations(draw, weights, free_axes=(), optional=(), read=("",)):
     """The weights by name with one thing wrong, and what that is.
 
     `free_axes` are the pairs (name, axis) whose size is the input size, which nothing else tells; `optional` the
-    tensors that need not be there.
+    tensors that need not be there; `read` how the names begin that are read at all.
     """
     name = draw(st.sampled_from(sorted(weights)))
     array = weights[name]
@@ -23,10 +23,10 @@ def mutations(draw, weights, free_axes=(), optional=()):
     if kind == "missing":
         return what, {key: value for key, value in weights.items() if key != name}
     if kind == "misnamed":
-        other = draw(changed(name, weights))
+        other = draw(changed(name, weights).filter(lambda other: other.startswith(read) or name not in optional))
         return f"{what} {other}", {other if key == name else key: value for key, value in weights.items()}
     if kind == "extra":
-        other = draw(changed(name, weights))
+        other = draw(changed(name, weights).filter(lambda other: other.startswith(read)))
         return f"{what} {other}", {**weights, other: array}
     if kind == "shape":
         axis = draw(st.sampled_from(axes))

@@ -23,7 +23,7 @@ def test_the_same_numbers_as_equinox(name):
 def test_back_again_bit_for_bit(name):
     network, params = from_equinox(GOLDENS[name].weights)
     assert isinstance(network, jl.Stack if name == "list" else jl.Layer)
-    golden.assert_bitwise(to_equinox(network, params, bias="no_bias" not in name), GOLDENS[name].weights)
+    golden.assert_bitwise(to_equinox(network, params), GOLDENS[name].weights)
 
 
 def test_ten_layers_are_in_the_order_of_their_numbers():
@@ -78,7 +78,6 @@ NOT_IN_EQUINOX = {
     "an RNN": (jl.RNNCell(4), {}, "network: expected LSTM or GRU .* as Equinox has them, got RNNCell"),
     "reset before": (jl.GRUCell(4, reset_after=False), {}, "network: expected LSTM or GRU"),
     "activation": (jl.LSTMCell(4, activation_fn=jax.nn.relu), {}, "network: expected LSTM or GRU"),
-    "bias": (jl.GRUCell(4), {"bias": False}, r"params: biases: expected zeros for bias=False, got values up to 1\.0"),
     "nested": (jl.Stack(jl.Stack(jl.GRUCell(4))), {}, "network: expected Layer.* or Bidirectional in every place"),
 }
 

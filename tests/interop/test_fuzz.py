@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from onnx import helper, numpy_helper
@@ -21,7 +21,19 @@ from onnx_models import LENGTHS, model_of, tensors
 from properties import params_of
 
 import jaxlstm as jl
-from jaxlstm.interop import OnnxLayer, from_onnx, from_torch, load, load_params, save, to_torch
+from jaxlstm.interop import (
+    OnnxLayer,
+    from_equinox,
+    from_flax,
+    from_haiku,
+    from_keras,
+    from_onnx,
+    from_torch,
+    load,
+    load_params,
+    save,
+    to_torch,
+)
 from jaxlstm.interop._arguments import check_network
 from jaxlstm.interop._description import to_text
 from jaxlstm.interop._onnx_constants import _COMPUTED
@@ -89,11 +101,11 @@ def check_load(path, data):
         assert str(path) in message
 
 
-def attempt(read, path):
-    """What was read, and the message of the ValueError if nothing was."""
+def attempt(read, path, errors=ValueError):
+    """What was read, and the message of the error if nothing was."""
     try:
         return read(path), None
-    except ValueError as error:
+    except errors as error:
         return None, str(error)
 
 
@@ -134,7 +146,8 @@ def check_from_torch(path, data):
         assert result[0] == TORCH
         assert jax.tree.map(np.shape, result[1]) == jax.tree.map(np.shape, TORCH_PARAMS)
     else:
-        assert str(path) in message or re.match(r"(?s)\S+: expected .+, got .+", message)
+        assert str(path) in message or re.match(r"(?s).+: expected .+, got .+", message)
+        assert len(message) < 600
 
 
 @few
@@ -148,6 +161,66 @@ def test_from_torch(tmp_path, changes):
 @given(changes=several)
 def test_from_torch_at_length(tmp_path, changes):
     check_from_torch(tmp_path / "x", apply(TORCH_FILE, changes))
+
+
+KERAS = Path(__file__).parent / "goldens" / "keras2"
+KERAS_FILES = {
+    "tagger.keras": ("bi", "top"),
+    "tagger.h5": ("bi", "top"),
+    "tagger.weights.h5": ("bidirectional", "lstm"),
+}
+with_infinities = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+
+
+def check_from_keras(path, name, changes):
+    """Other numbers are read, and other names that fit; sizes other than the file's are not."""
+    path.write_bytes(apply((KERAS / name).read_bytes(), changes))
+    options = {"layers": KERAS_FILES[name], "merge_mode": "sum"}
+    result, message = attempt(lambda path: from_keras(path, **options), path, (ValueError, TypeError))
+    if result:
+        assert [layer.output_size for layer in result[0].layers] == [2, 4]
+        assert check_network(*result) == 3
+    else:
+        assert str(path) in message or re.match(r"(?s).+: expected .+, got .+", message)
+        assert len(message) < 600
+
+
+@few
+@given(name=st.sampled_from(sorted(KERAS_FILES)), changes=several)
+@with_infinities
+def test_from_keras(tmp_path, name, changes):
+    check_from_keras(tmp_path / "x", name, changes)
+
+
+@pytest.mark.slow
+@many
+@given(name=st.sampled_from(sorted(KERAS_FILES)), changes=several)
+@with_infinities
+def test_from_keras_at_length(tmp_path, name, changes):
+    check_from_keras(tmp_path / "x", name, changes)
+
+
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=400)
+READERS = {
+    "torch": (from_torch, "weight_hh_l0"),
+    "keras": (from_keras, "recurrent_kernel"),
+    "flax": (from_flax, "hn/kernel"),
+}
+READERS |= {"haiku": (from_haiku, "w_h"), "equinox": (from_equinox, "weight_hh")}
+
+
+@few
+@given(which=st.sampled_from(sorted(READERS)), found=st.lists(names, min_size=1, max_size=12), chosen=st.none() | names)
+@example(which="torch", found=[f"{'a' * 1000}{k}" for k in range(9)], chosen="b" * 1000)
+@example(which="keras", found=["a" * 1000], chosen=None)
+def test_names_of_any_length_make_short_messages(which, found, chosen):
+    read, tensor = READERS[which]
+    separator = "." if which in ("torch", "equinox") else "/"
+    weights = {f"{name}{separator}{tensor}": np.ones((4, 16), np.float32) for name in found} | {"other": "no array"}
+    for options in ({}, {"prefix": chosen or ""}, {"layers": (chosen or found[0],)}):
+        with pytest.raises((ValueError, TypeError), match=r"(?s).+: expected .+, got .+") as caught:
+            read(weights, **options)
+        assert len(str(caught.value)) < 600
 
 
 values = st.one_of(
@@ -374,7 +447,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("read", [load, from_torch, from_onnx])
+@pytest.mark.parametrize("read", [load, from_torch, from_keras, from_onnx])
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
 def test_foreign_files(tmp_path, read, data):
     (tmp_path / "x").write_bytes(data)

@@ -62,7 +62,9 @@ def test_the_one_is_in_the_params():
 def test_any_mutation_is_an_error_that_names_a_tensor(data):
     name = data.draw(st.sampled_from(sorted(GOLDENS)))
     free = [("lstm/linear/w", 0), ("gru/w_i", 0), ("vanilla_rnn/linear/w", 0)]
-    mutated = data.draw(mutations(GOLDENS[name].weights, free, optional=("vanilla_rnn/linear_1/b",)))
+    read_below = tuple(f"{layer}/" for layer in LAYERS.get(name, ())) or ("",)
+    optional = ("vanilla_rnn/linear_1/b",)
+    mutated = data.draw(mutations(GOLDENS[name].weights, free, optional, read_below))
     assert_named_error(lambda weights: read(name, weights), mutated)
 
 
@@ -71,7 +73,7 @@ WRONG = {
     "order": (
         GOLDENS["deep"].weights,
         {},
-        "layers: expected the names of the layers, .* None for 'gru', 'lstm', 'lstm_1'",
+        "layers: expected the names of the layers, .* out of 'gru', 'lstm', 'lstm_1' .* got None",
     ),
     "sizes": (
         {"linear": {"w": ONES[:4], "b": ONES[0]}},
@@ -82,7 +84,7 @@ WRONG = {
     "prefix": (
         GOLDENS["lstm"].weights,
         {"prefix": "encoder/~/lstm"},
-        "weights: expected tensors below 'encoder/~/lstm/'",
+        "prefix: expected the name of one of 'lstm', got 'encoder/~/lstm'",
     ),
 }
 

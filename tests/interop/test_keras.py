@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from mutations import assert_named_error, mutations
 
@@ -48,7 +48,7 @@ def test_back_again(name):
     network, params = read(name)
     prefix = PREFIXES.get(name, name.partition("_")[0])
     layers = OPTIONS["stack"]["layers"] if name == "stack" else None
-    back = to_keras(network, params, prefix=prefix, layers=layers, bias=not name.endswith("no_bias"))
+    back = to_keras(network, params, prefix=prefix, layers=layers)
     want = dict(GOLDENS[name].weights)
     for key, bias in want.items():
         if bias.shape == (2, 12):
@@ -113,7 +113,9 @@ def test_any_mutation_is_an_error_that_names_a_tensor(data):
     free = [(key, 0) for key in weights if key.endswith("/kernel") and "bidirectional" not in key]
     optional = [key for key in weights if key.endswith("bias") and "bidirectional" not in key]
     options = {"reset_after": name != "gru_before"} | OPTIONS.get(name, {})  # which the bias's rank tells otherwise
-    mutated = data.draw(mutations(weights, free, optional))
+    optional += [key for key in weights if name == "stack" and key.endswith("bias")]
+    mutated = data.draw(mutations(weights, free, optional, ("lstm/", "bidirectional/") if name == "stack" else ("",)))
+    assume(not any(getattr(array, "shape", None) in ((32,), (24,)) for array in mutated[1].values()))  # those of CuDNN
     assert_named_error(lambda weights: from_keras(weights, **options), mutated)
 
 
@@ -148,7 +150,7 @@ WRONG = {
     "order": (
         GOLDENS["stack"].weights,
         {},
-        "layers: expected the names of the layers, .* None for 'lstm', 'bidirectional'",
+        "layers: expected the names of the layers, .* out of 'lstm', 'bidirectional' .* got None",
     ),
     "name": (
         LSTM,
@@ -178,9 +180,7 @@ def test_directions_must_fit_each_other():
         from_keras(weights)
 
 
-def test_no_bias_means_zeros():
+def test_a_stack_needs_names():
     network, params = read("gru")
-    with pytest.raises(ValueError, match="params: biases: expected zeros for bias=False"):
-        to_keras(network, params, bias=False)
     with pytest.raises(ValueError, match="layers: expected 1 names or pairs of names, bottom first, got None"):
         to_keras(jl.Stack(network), (params,))

@@ -1,10 +1,10 @@
-"""Weights in and out: files of this library, the arrays of other frameworks, ONNX models, and programs for serving.
+"""Weights in and out: files of this library, weights of other frameworks, ONNX models, and programs for serving.
 
-``from_x(weights) -> (network, params)`` reads what framework x trained, ``to_x(network, params)`` writes it back; no
-framework is imported for it.
+``from_x(weights) -> (network, params)`` reads what framework x trained, ``to_x(network, params)`` writes it back. No
+framework is imported.
 
-`save` and `load` keep a network with its params; `save_params` and `load_params` any other tree of arrays, such as a
-model with a head, of which the reader brings a template.
+`save` and `load` keep a network with its params. `save_params` and `load_params` keep any other tree of arrays, such as
+a model with a head; the reader gives a template of the tree.
 """
 
 from jaxlstm.interop._activations import OnnxFunction

@@ -1,4 +1,4 @@
-"""What `save`, `export` and `to_onnx` ask of a network and its params."""
+"""Checks of a network and its params, for everything that writes them."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from jaxlstm._step import Params
 
 
 def check_network(network: Any, params: Params) -> int:
-    """Check that the params fit the network; the number of input features, which they tell.
+    """Check that the params fit the network. Returns the number of input features.
 
     Raises:
       ValueError, TypeError: if they do not, or the network is neither a cell nor made of layers.
@@ -28,7 +28,7 @@ def check_network(network: Any, params: Params) -> int:
 
 
 def _first_w_ih(params: Any) -> Any:
-    """The w_ih of the first cell. Tuples hold layers and directions; LearnedCarryParams hold the cell inside first."""
+    """The w_ih of the first cell, inside tuples of layers and directions and inside LearnedCarryParams."""
     while isinstance(params, tuple) and params and not hasattr(params, "w_ih"):
         params = params[0]
     return getattr(params, "w_ih", None)

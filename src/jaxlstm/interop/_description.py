@@ -1,4 +1,4 @@
-"""A network in words: the JSON that says what it is made of, so that a file needs no code to rebuild it.
+"""A network as JSON, from which it is rebuilt without running code.
 
     {"version": 1, "input_size": 3, "network": {"type": "GRUCell", "hidden_size": 4, "gate_fn": {"function": ...}, ...}}
 
@@ -31,8 +31,8 @@ from jaxlstm.cells import (
 from jaxlstm.interop._activations import SAVED, OnnxFunction
 
 VERSION = 1
-_LONGEST, _DEEPEST = 2**20, 64  # characters (thousands of layers) and levels of what is inside of what
-_LARGEST = 2**31 - 1  # of the sizes: JAX fails on larger ones in ways of its own
+_LONGEST, _DEEPEST = 2**20, 64  # characters (thousands of layers) and levels of nesting
+_LARGEST = 2**31 - 1  # size that a cell can have: JAX's errors for larger ones are obscure
 
 _CLASSES: dict[str, Any] = {
     kind.__name__: kind
@@ -54,7 +54,7 @@ def to_text(network: Cell | Network, input_size: int) -> str:
     """The description of a network.
 
     Raises:
-      ValueError, TypeError: if it is made of something that has no name here; the message names the option.
+      ValueError, TypeError: if an option has no name here; the message names the option.
     """
     return json.dumps({"version": VERSION, "input_size": input_size, "network": _describe("network", network)})
 

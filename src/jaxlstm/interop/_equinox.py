@@ -1,6 +1,6 @@
 """Weights of Equinox's LSTMCell and GRUCell: gates packed as here, matrices transposed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,39 +8,47 @@ import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
+from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams
-from jaxlstm.interop import _nest, _tensors
-from jaxlstm.interop._nest import Dialect, LayerName
+from jaxlstm.interop import _nest, _select, _tensors
+from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
 _DIALECT = Dialect(
     ".",
+    "a module, or a dict of arrays by their paths in it",
     is_cell=lambda scope: any("." not in name for name in scope.tensors),
+    is_recurrent=lambda tensors: "weight_hh" in tensors,
     find_sequence=_nest.find_numbered,
     number=str,
+    optional_bias=True,
 )
 
 
 def from_equinox(
     weights: Any, *, prefix: str = "", layers: Sequence[LayerName] | None = None
 ) -> tuple[Network, Params]:
-    """Read Equinox's cells.
+    """Read Equinox's LSTMCell and GRUCell, alone or out of a larger module.
 
-        w_ih = weight_ih^T    w_hh = weight_hh^T    b = bias    b_hn = bias_n        without biases, zeros
+        w_ih = weight_ih^T    w_hh = weight_hh^T    b = bias    b_hn = bias_n
+
+    A cell without biases gives one with ``bias=False``.
 
     Args:
       weights: a module, or a dict of arrays by their paths in it, such as ``"cells.0.weight_ih"``.
-      prefix: where the cells are in a larger module, such as ``"encoder.cells"``. All below it must belong to them.
-      layers: where the module is not one cell or one list of them: the cells' paths, bottom first; a pair of paths
-        (forward, backward) is a `Bidirectional`.
+      prefix: where the cells are in a larger module, such as ``"encoder.cells"``. What comes before can be left out if
+        only one place ends like this.
+      layers: the paths of several cells, bottom first: each reads the outputs of the one before. Only their tensors are
+        read. A pair of paths (forward, backward) is a `Bidirectional`. A list of cells alone needs no names.
 
     Returns:
       ``(network, params)``: a `Layer`, or what `layers` says.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_equinox
@@ -49,10 +57,13 @@ def from_equinox(
     >>> network
     Layer(cell=LSTMCell(hidden_size=4), reverse=False)
     """
-    if not isinstance(weights, Mapping):
+    if not hasattr(weights, "shape"):  # a tree, in which dicts can hold modules
         leaves = jax.tree_util.tree_leaves_with_path(weights)
-        weights = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    return _nest.read_network(_tensors.read_scope(weights, prefix, "."), layers, _DIALECT, _read)
+        named = [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+        weights = dict(named)
+        if len(weights) < len(named):
+            _tensors.reject("weights", "different names", f"{len(named)} tensors with {len(weights)} names")
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, _read)
 
 
 def to_equinox(
@@ -61,17 +72,16 @@ def to_equinox(
     *,
     prefix: str = "",
     layers: Sequence[LayerName] | None = None,
-    bias: bool = True,
 ) -> dict[str, np.ndarray]:
     """Write the arrays of Equinox's cells: the inverse of `from_equinox`, bit for bit.
+
+    Cells with ``bias=False`` have no biases in Equinox either.
 
     Args:
       network: a `Layer`, a `Bidirectional` or a `Stack`, or a cell.
       params: its params.
-      prefix: put before the names, with a dot.
+      prefix: where the cells are in a larger module.
       layers: the cells' paths, as for `from_equinox`; None numbers the layers of a `Stack`, as a list does.
-      bias: whether the cells have biases. True writes zeros for a cell with bias=False. False needs params whose
-        biases are zero or None.
 
     Returns:
       Arrays by their paths, for ``equinox.tree_at``.
@@ -84,15 +94,10 @@ def to_equinox(
     >>> list(to_equinox(cell, cell.init(jax.random.key(0), 3)))
     ['weight_ih', 'weight_hh', 'bias', 'bias_n']
     """
-    _checks.check_flag("bias", bias)
-
-    def write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
-        return _write(cell, params, bias)
-
-    return _nest.write_network(network, params, prefix, layers, _DIALECT, write)
+    return _nest.write_network(network, params, prefix, layers, _DIALECT, _write)
 
 
-def _read(scope: Scope) -> tuple[Cell, Params]:
+def _read(scope: Scope) -> tuple[Layer, Params]:
     """One cell."""
     biases = [name for name in ("bias", "bias_n") if name in scope.tensors]
     if "weight_hh" not in scope.tensors:
@@ -107,22 +112,20 @@ def _read(scope: Scope) -> tuple[Cell, Params]:
     shapes["weight_ih"] = (rows, _tensors.check_matrix(scope, "weight_ih")[1])
     _tensors.check_shapes(scope, {name: shapes[name] for name in names})
 
-    tensors = {name: np.zeros(shapes[name], scope.tensors["weight_hh"].dtype) for name in shapes} | scope.tensors
-    w_ih, w_hh, b = tensors["weight_ih"].T, tensors["weight_hh"].T, tensors["bias"]
+    tensors = scope.tensors
+    arrays = {"w_ih": tensors["weight_ih"].T, "w_hh": tensors["weight_hh"].T, "b": tensors.get("bias")}
     if gates == 4:
-        return LSTMCell(size), _tensors.make_params(LSTMParams, w_ih=w_ih, w_hh=w_hh, b=b)
-    params = _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=tensors["bias_n"])
-    return GRUCell(size), params
+        return Layer(LSTMCell(size, bias=bool(biases))), _tensors.make_params(LSTMParams, **arrays)
+    arrays["b_hn"] = tensors.get("bias_n")
+    return Layer(GRUCell(size, bias=bool(biases))), _tensors.make_params(GRUParams, **arrays)
 
 
-def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
+def _write(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     """Tensors of one cell."""
     reset_after = getattr(cell, "reset_after", True)
     if not isinstance(cell, LSTMCell | GRUCell) or not _nest.is_usual(cell) or not reset_after:
         _checks.reject("network", "LSTM or GRU (reset_after) cells with sigmoid and tanh, as Equinox has them", cell)
     tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
-    biases = {"bias": params.b} | ({"bias_n": params.b_hn} if isinstance(cell, GRUCell) else {})
-    if bias:
-        return tensors | biases
-    _tensors.check_zeros("params: biases", np.concatenate(list(biases.values())), "for bias=False")
-    return tensors
+    if params.b is None:
+        return tensors
+    return tensors | {"bias": params.b} | ({"bias_n": params.b_hn} if isinstance(cell, GRUCell) else {})

@@ -1,6 +1,6 @@
 """Weights of Flax, linen and nnx: LSTMCell, OptimizedLSTMCell, GRUCell and SimpleCell.
 
-Its matrices are [in, out] as here; some cells have one for each gate, some pack them in the order used here.
+The matrices are [in, out], as here. Some cells have one for each gate, others pack them in the order used here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,12 @@ from jaxtyping import Array
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
+from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
-from jaxlstm.interop import _nest, _tensors
-from jaxlstm.interop._nest import Dialect, LayerName
+from jaxlstm.interop import _nest, _select, _tensors
+from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
 _LAYOUTS = ("linen", "nnx", "nnx_optimized")
@@ -37,26 +38,30 @@ _NAMES = {kind: {f"{g}/kernel" for g in _GATES[kind]} | {f"{g}/bias" for g in _B
     "packed LSTMCell": {"dense_i/kernel", "dense_h/kernel", "dense_h/bias"},
     "packed GRUCell or SimpleCell": {"dense_i/kernel", "dense_h/kernel", "dense_i/bias"},
 }
+_RECURRENT = ({"dense_h/kernel"}, {"hf/kernel"}, {"hn/kernel"}, {"i/kernel", "h/kernel"})  # what tells a cell
 _DIRECTIONS = ("forward_rnn", "backward_rnn")
 _DIALECT = Dialect(
     "/",
+    "the dict variables['params'] of linen, or nnx.to_pure_dict(nnx.state(module, nnx.Param))",
     is_cell=lambda scope: any(name.count("/") == 1 for name in scope.tensors),
+    is_recurrent=lambda tensors: any(names <= set(tensors) for names in _RECURRENT),
     find_directions=lambda children: _DIRECTIONS if set(children) == set(_DIRECTIONS) else None,
     find_sequence=lambda children: _nest.find_numbered(children) or _nest.find_numbered(children, "layers_"),
     directions=lambda cell: _DIRECTIONS,
     in_layer=lambda cell: "cell",
+    ignored=r"(^|/)rngs/",
 )
 
 
 def from_flax(
-    weights: Mapping[str, Any],
+    weights: Mapping[Any, Any],
     *,
     prefix: str = "",
     layers: Sequence[LayerName] | None = None,
     gate_fn: Callable[[Array], Array] = jax.nn.sigmoid,
     activation_fn: Callable[[Array], Array] | None = None,
 ) -> tuple[Network, Params]:
-    """Read the params of Flax's recurrent cells, linen's or nnx's, which their names tell apart.
+    """Read Flax's recurrent cells, linen's or nnx's, alone or out of a larger model.
 
     linen: a matrix for each gate, with LSTM biases at h (hi, hf, hg, ho) and GRU biases at x (ir, iz, in) and hn.
     nnx: the same for its LSTMCell (but if_); all others are packed in dense_i and dense_h. Its GRUCell has no b_hn,
@@ -64,17 +69,20 @@ def from_flax(
 
     Args:
       weights: linen's ``variables["params"]``, or of an nnx module ``nnx.to_pure_dict(nnx.state(module, nnx.Param))``.
-      prefix: where the cells are in a larger model, such as ``"encoder/rnn"``. All below it must belong to them.
-      layers: for several cells their paths, bottom first, such as ``("rnn_0/cell", "rnn_1/cell")``; a pair of paths
-        (forward, backward) is a `Bidirectional`. Not needed for one cell, for Flax's Bidirectional, and for Sequential.
+      prefix: where the cells are in a larger model, such as ``"encoder/rnn"``. What comes before, such as ``params``,
+        can be left out if only one place ends like this.
+      layers: the paths of several cells or of what holds them, bottom first, such as ``("rnn_0", "rnn_1")``: each reads
+        the outputs of the one before. Only their tensors are read. A pair of paths (forward, backward) is a
+        `Bidirectional`. One cell alone, Flax's Bidirectional and Sequential need no names.
       gate_fn: the cells' gate_fn, if it is not their default.
-      activation_fn: the cells' activation_fn; None means tanh for LSTM and GRU. A SimpleCell's must be given.
+      activation_fn: the cells' activation_fn; None means tanh for LSTM and GRU. For a SimpleCell it must be given.
 
     Returns:
       ``(network, params)``: a `Layer`, a `Bidirectional` that concatenates (Flax's default), or a `Stack`.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_flax
@@ -87,11 +95,11 @@ def from_flax(
     if activation_fn is not None:
         _checks.check_function("activation_fn", activation_fn)
 
-    def read(scope: Scope) -> tuple[Cell, Params]:
+    def read(scope: Scope) -> tuple[Layer, Params]:
         params = _read(scope)
-        return _cell(scope, params, gate_fn, activation_fn), params
+        return Layer(_cell(scope, params, gate_fn, activation_fn)), params
 
-    return _nest.read_network(_tensors.read_scope(weights, prefix, "/"), layers, _DIALECT, read)
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, read)
 
 
 def to_flax(
@@ -104,14 +112,14 @@ def to_flax(
 ) -> dict[str, Any]:
     """Write the params of Flax's recurrent cells: the inverse of `from_flax`, bit for bit.
 
-    What no weight tells, such as activations and merge_fn, the Flax module must be given as the network has it. Flax's
-    cells always have biases: those of a cell with bias=False are zeros.
+    The Flax modules must be made with the network's options, such as activations and merge_fn. Flax's cells always have
+    biases: those of a cell with ``bias=False`` are zeros.
 
     Args:
       network: a `Layer` (Flax's RNN), a `Bidirectional` or a `Stack` (Flax's Sequential); or a cell.
       params: its params.
       layout: "linen"; "nnx", whose LSTM is nnx.LSTMCell; or "nnx_optimized", whose LSTM is nnx.OptimizedLSTMCell.
-      prefix: put above all, parts separated by slashes.
+      prefix: where the cells are in a larger model, its parts separated by slashes.
       layers: the cells' paths, as for `from_flax`; None means those in Flax's RNN, Bidirectional and Sequential.
 
     Returns:
@@ -149,7 +157,7 @@ def _cell(scope: Scope, params: Any, gate_fn: Callable[..., Array], activation_f
     size = params.w_hh.shape[0]
     if isinstance(params, RNNParams):
         if activation_fn is None:
-            _checks.reject("activation_fn", f"that of the SimpleCell {scope.path!r}, which no weight tells", None)
+            _tensors.reject("activation_fn", f"that of the SimpleCell {scope.path!r}, which no weight tells", None)
         return RNNCell(size, activation_fn=activation_fn)
     make = LSTMCell if isinstance(params, LSTMParams) else GRUCell
     return make(size, gate_fn=gate_fn, activation_fn=activation_fn or jnp.tanh)

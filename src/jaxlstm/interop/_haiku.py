@@ -12,25 +12,28 @@ import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
+from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, GRUParams, LSTMCell, LSTMParams, RNNCell, RNNParams
-from jaxlstm.interop import _nest, _tensors
-from jaxlstm.interop._nest import Dialect, LayerName
+from jaxlstm.interop import _nest, _select, _tensors
+from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
 _LSTM_ORDER = (0, 2, 1, 3)  # i g f o <-> i f g o, and below z r a <-> r z n: both are their own inverses
 _GRU_ORDER = (1, 0, 2)
 _DIALECT = Dialect(
     "/",
+    "the dict of params that init gave",
     is_cell=lambda scope: any("/" not in name or name.startswith("linear/") for name in scope.tensors),
+    is_recurrent=lambda tensors: {"w_i", "w_h"} <= set(tensors) or _is_core(tensors.get("linear/w"), tensors),
 )
 
 
 def from_haiku(
     weights: Mapping[str, Any], *, prefix: str = "", layers: Sequence[LayerName] | None = None
 ) -> tuple[Network, Params]:
-    """Read Haiku's hk.LSTM, hk.GRU or hk.VanillaRNN.
+    """Read Haiku's hk.LSTM, hk.GRU or hk.VanillaRNN, alone or out of a larger model.
 
         LSTM         w = [w_ih; w_hh] with gates i, g, f, o        b_f = b_f of Haiku + 1
         GRU          w_i, w_h, b with gates z, r, a                 z of Haiku = 1 - z, so its weights change sign
@@ -38,15 +41,17 @@ def from_haiku(
 
     Args:
       weights: the params that ``init`` gave, such as ``{"lstm/linear": {"w": ..., "b": ...}}``.
-      prefix: where the cores are, such as ``"encoder/~/lstm"``. All below it must belong to them.
-      layers: for several cores their names, bottom first, such as ``("lstm", "lstm_1")``; a pair of names (forward,
-        backward) is a `Bidirectional`.
+      prefix: where the cores are in a larger model, such as ``"encoder/~/lstm"``. What comes before can be left out if
+        only one place ends like this.
+      layers: the names of several cores, bottom first, such as ``("lstm", "lstm_1")``: each reads the outputs of the
+        one before. Only their tensors are read. A pair of names (forward, backward) is a `Bidirectional`.
 
     Returns:
       ``(network, params)``: a `Layer`, or what `layers` says. The GRU has ``reset_after=False``.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several layers, the message lists them.
 
     >>> import numpy as np
     >>> from jaxlstm.interop import from_haiku
@@ -55,7 +60,7 @@ def from_haiku(
     >>> network, float(params.b[4])
     (Layer(cell=LSTMCell(hidden_size=4), reverse=False), 1.0)
     """
-    return _nest.read_network(_tensors.read_scope(weights, prefix, "/"), layers, _DIALECT, _read)
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, _read)
 
 
 def to_haiku(
@@ -68,16 +73,16 @@ def to_haiku(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Write Haiku's params: the inverse of `from_haiku`.
 
-    Bit for bit, but for what was added there: b_f - 1 may differ from Haiku's b_f in its last bit, and the b of
-    linear_1 in a VanillaRNN is zero, all being in that of linear. Haiku's cores always have biases. For a cell with
-    bias=False they are zeros, but -1 for the f of an LSTM, since Haiku adds 1.
+    Weights come back bit for bit, biases except for what was added: b_f - 1 may differ from Haiku's b_f in its last
+    bit, and a VanillaRNN has the sum of its two biases in linear and zeros in linear_1. Haiku's cores always have
+    biases. For a cell with ``bias=False`` they are zeros, but -1 for the f of an LSTM, since Haiku adds 1.
 
     Args:
       network: a `Layer`, a `Bidirectional` or a `Stack`, or a cell.
       params: its params.
-      prefix: put before the names, with a slash.
+      prefix: where the cores are in a larger model.
       layers: the cores' names, as for `from_haiku`.
-      double_bias: of hk.VanillaRNN, which has one bias without it.
+      double_bias: as of hk.VanillaRNN: whether linear_1 has a bias too.
 
     Returns:
       Haiku's params, for ``apply``.
@@ -103,7 +108,17 @@ def to_haiku(
     return nested
 
 
-def _read(scope: Scope) -> tuple[Cell, Params]:
+def _is_core(w: Any, tensors: Mapping[str, Any]) -> bool:
+    """Whether these are an LSTM's or a VanillaRNN's by names and shapes. The names alone are those of any hk.Linear."""
+    shape = getattr(w, "shape", ())
+    if len(shape) != 2:
+        return False
+    if "linear_1/w" in tensors:
+        return getattr(tensors["linear_1/w"], "shape", None) == (shape[1], shape[1])
+    return shape[1] % 4 == 0 and shape[0] > shape[1] // 4
+
+
+def _read(scope: Scope) -> tuple[Layer, Params]:
     """One core, told by the names of its tensors."""
     rnn = scope.name.startswith("vanilla_rnn")  # as Haiku calls it, or an RNN without its linear_1 passed for an LSTM
     if rnn or any(name.startswith("linear_1/") for name in scope.tensors):
@@ -111,30 +126,30 @@ def _read(scope: Scope) -> tuple[Cell, Params]:
     return _read_lstm(scope) if any(name.startswith("linear/") for name in scope.tensors) else _read_gru(scope)
 
 
-def _read_lstm(scope: Scope) -> tuple[Cell, Params]:
+def _read_lstm(scope: Scope) -> tuple[Layer, Params]:
     _tensors.check_names(scope, ["linear/w", "linear/b"], "hk.LSTM")
     rows, columns = _tensors.check_matrix(scope, "linear/w")
     size = columns // 4
     if columns % 4 or rows <= size:
         expected = "shape (I + H, 4H)"
-        _checks.reject(f"{scope.path}linear/w", expected, f"shape {(rows, columns)}")
+        _tensors.reject(f"{scope.path}linear/w", expected, f"shape {(rows, columns)}")
     _tensors.check_shapes(scope, {"linear/b": (columns,)})
     w, b = (_tensors.reorder(scope.tensors[name], _LSTM_ORDER) for name in ("linear/w", "linear/b"))
     params = _tensors.make_params(LSTMParams, w_ih=w[:-size], w_hh=w[-size:], b=_add_to_forget(b, 1))
-    return LSTMCell(size), params
+    return Layer(LSTMCell(size)), params
 
 
-def _read_gru(scope: Scope) -> tuple[Cell, Params]:
+def _read_gru(scope: Scope) -> tuple[Layer, Params]:
     _tensors.check_names(scope, ["w_i", "w_h", "b"], "hk.GRU")
     size, _ = _tensors.check_matrix(scope, "w_h")
     shapes = {"w_h": (size, 3 * size), "w_i": (_tensors.check_matrix(scope, "w_i")[0], 3 * size), "b": (3 * size,)}
     _tensors.check_shapes(scope, shapes)
     w_ih, w_hh, b = (_flip_z(_tensors.reorder(scope.tensors[name], _GRU_ORDER)) for name in ("w_i", "w_h", "b"))
     params = _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=None)
-    return GRUCell(size, reset_after=False), params
+    return Layer(GRUCell(size, reset_after=False)), params
 
 
-def _read_rnn(scope: Scope) -> tuple[Cell, Params]:
+def _read_rnn(scope: Scope) -> tuple[Layer, Params]:
     names = ["linear/w", "linear/b", "linear_1/w"] + ["linear_1/b"] * ("linear_1/b" in scope.tensors)
     _tensors.check_names(scope, names, "hk.VanillaRNN")
     size, _ = _tensors.check_matrix(scope, "linear_1/w")
@@ -143,7 +158,7 @@ def _read_rnn(scope: Scope) -> tuple[Cell, Params]:
     _tensors.check_shapes(scope, shapes)
     w_ih, b, w_hh, *more = (scope.tensors[name] for name in names)
     params = _tensors.make_params(RNNParams, w_ih=w_ih, w_hh=w_hh, b=b + more[0] if more else b)
-    return RNNCell(size, activation_fn=jax.nn.relu), params
+    return Layer(RNNCell(size, activation_fn=jax.nn.relu)), params
 
 
 def _write(cell: Cell, params: Any, double_bias: bool) -> dict[str, np.ndarray]:

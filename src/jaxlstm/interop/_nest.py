@@ -1,7 +1,7 @@
-"""From named cells to a network and back, for the frameworks whose names are paths: Keras, Flax, Haiku, Equinox.
+"""From named cells to a network and back.
 
-How a framework names what holds a cell is its `Dialect`. Where names do not show how cells follow each other, the
-caller says it: `layers` names them, bottom first, with a pair of names for the two directions of one layer.
+A `Dialect` says how a framework names what holds a cell. If the names do not show the order of the cells, the caller
+gives it: `layers` names them, bottom first, with a pair of names for the two directions of one layer.
 """
 
 import itertools
@@ -19,44 +19,41 @@ from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm._step import Params
 from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
-from jaxlstm.interop import _tensors
+from jaxlstm.interop import _select, _tensors
+from jaxlstm.interop._select import Dialect, LayerName
 from jaxlstm.interop._tensors import Scope
 
-LayerName = str | tuple[str, str]
-Read = Callable[[Scope], tuple[Cell, Params]]
+Read = Callable[[Scope], tuple[Network, Params]]
 Write = Callable[[Any, Any], dict[str, np.ndarray]]
 
 
-class Dialect(NamedTuple):
-    """How a framework names what holds a cell; the defaults are for one that has no such container."""
-
-    separator: str
-    is_cell: Callable[[Scope], bool]  # whether these are the tensors of one cell
-    find_directions: Callable[[list[str]], tuple[str, str] | None] = lambda children: None
-    find_sequence: Callable[[list[str]], list[str] | None] = lambda children: None  # the same names, bottom first
-    directions: Callable[[Cell], tuple[str, str]] | None = None
-    number: Callable[[int], str] | None = None  # the k-th of a sequence
-    in_layer: Callable[[Cell], str] | None = None  # the cell in a layer
-    names_are_cells: bool = True  # whether `layers` names the cells themselves when written, or what holds them
-
-
 def read_network(
-    scope: Scope, layers: Sequence[LayerName] | None, dialect: Dialect, read: Read, merge: str = "concat"
+    scope: Scope,
+    prefix: str,
+    layers: Sequence[LayerName] | None,
+    dialect: Dialect,
+    read: Read,
+    merge: Callable[[str], str] = lambda path: "concat",
 ) -> tuple[Network, Params]:
-    """The network of all tensors in the scope: of the layers named, or of what their paths show without a doubt."""
+    """Read the named layers, or everything below the prefix. Looks at no other tensors.
+
+    `read` reads one cell, or one module of several layers. `merge` says how the two directions at a path merge.
+    """
+    _tensors.check_prefix(prefix)
+    scope = scope.inside(_select.select(scope, prefix, "prefix", dialect))
     if layers is None:
-        return _read_layer(scope, dialect, read, merge)
-    names = _check_layers(layers)
-    for name in names:
-        if not scope.inside(name).tensors:
-            _checks.reject("layers", f"names with tensors below them, such as {_tensors.listed(scope.children)}", name)
-    for tensor in scope.tensors:
-        if not any(tensor.startswith(name + dialect.separator) for name in names):
-            _checks.reject(scope.path + tensor, f"only tensors of the layers {_tensors.listed(names)}", "another")
+        _select.check_only_layers(scope, dialect)
+        return _read_layer(_tensors.read_arrays(scope), dialect, read, merge)
+    paths = {name: _select.select(scope, name, "layers", dialect) for name in _select.check_layers(layers)}
+    for path in paths.values():
+        _select.check_only_layers(scope.inside(path), dialect)
+    below = tuple(path + dialect.separator for path in paths.values())
+    chosen = {name: value for name, value in scope.tensors.items() if name.startswith(below)}
+    scope = _tensors.read_arrays(scope._replace(tensors=chosen))
     parts = [
-        _read_layer(scope.inside(layer), dialect, read, merge)
+        _read_layer(scope.inside(paths[layer]), dialect, read, merge)
         if isinstance(layer, str)
-        else _read_directions(scope, layer, dialect, read, merge)
+        else _read_directions(scope, (paths[layer[0]], paths[layer[1]]), dialect, read, merge)
         for layer in layers
     ]
     return parts[0] if len(parts) == 1 else _stack(scope, parts)
@@ -70,53 +67,38 @@ def write_network(
     dialect: Dialect,
     write: Write,
 ) -> dict[str, np.ndarray]:
-    """Tensors by their whole names, bottom first and forward before backward."""
+    """The tensors by their whole names, bottom first, forward before backward."""
     path = _tensors.path_of(prefix, dialect.separator)
     if layers is not None:
-        _check_layers(layers)
+        _select.check_layers(layers)
     places = list(_places(network, layers, dialect))
-    for _, cell in places:
-        if type(cell) not in (LSTMCell, GRUCell, RNNCell):
-            _checks.reject("network", "LSTMCell, GRUCell and RNNCell alone", cell)
-    per_cell = _tensors.params_per_cell(network, [cell for _, cell in places], params)
-    return {
-        path + place + name: np.array(array, order="C")
-        for (place, cell), one in zip(places, per_cell, strict=True)
-        for name, array in write(cell, one).items()
-    }
+    for place in places:
+        if type(place.cell) not in (LSTMCell, GRUCell, RNNCell):
+            _checks.reject("network", "LSTMCell, GRUCell and RNNCell alone", place.cell)
+    tensors = {}
+    for place, one in zip(places, _tensors.params_per_cell(network, params), strict=True):
+        bias = place.bias or not dialect.optional_bias
+        written = write(place.cell, _tensors.fill_biases(place.cell, one) if bias else one)
+        tensors |= {path + place.path + name: np.array(array, order="C") for name, array in written.items()}
+    return tensors
 
 
 def find_numbered(children: list[str], start: str = "") -> list[str] | None:
-    """The names in order, if they are 0, 1, 2 and so on after the same start."""
+    """The names in order, if they are `start` followed by 0, 1, 2 and so on."""
     numbered = [f"{start}{k}" for k in range(len(children))]
     return numbered if set(numbered) == set(children) else None
 
 
 def is_usual(cell: Cell) -> bool:
-    """Whether a cell's functions are sigmoid and tanh, which some frameworks have fixed."""
+    """Whether a cell uses sigmoid and tanh. Some frameworks have no others."""
     gate_fn = getattr(cell, "gate_fn", jax.nn.sigmoid)
     return gate_fn is jax.nn.sigmoid and getattr(cell, "activation_fn", None) is jnp.tanh
 
 
-def _check_layers(layers: Sequence[LayerName]) -> list[str]:
-    """All names in `layers`, in order."""
-    names: list[Any] = []
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        _checks.reject("layers", "a tuple of names, bottom first", _checks.describe(layers), TypeError)
-    for layer in layers:
-        names += layer if isinstance(layer, tuple) and len(layer) == 2 else [layer]
-    if not all(isinstance(name, str) and name for name in names):
-        _checks.reject("layers", "names, or pairs of names (forward, backward)", _checks.describe(layers), TypeError)
-    if len(set(names)) < len(names):
-        _checks.reject("layers", "different names", layers)
-    return names
-
-
-def _read_layer(scope: Scope, dialect: Dialect, read: Read, merge: str) -> tuple[Network, Params]:
-    """One cell, two directions, a numbered sequence, or whatever is in the one thing that there is."""
-    if dialect.is_cell(scope) or any(dialect.separator not in name for name in scope.tensors):  # or misnamed ones
-        cell, params = read(scope)
-        return Layer(cell), params
+def _read_layer(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str], str]) -> tuple[Network, Params]:
+    """Read one cell, two directions or a numbered sequence; goes down where there is only one child."""
+    if dialect.is_cell(scope) or any(dialect.separator not in name for name in scope.tensors):  # or misnamed
+        return read(scope)
     children = scope.children
     if pair := dialect.find_directions(children):
         return _read_directions(scope, pair, dialect, read, merge)
@@ -124,43 +106,42 @@ def _read_layer(scope: Scope, dialect: Dialect, read: Read, merge: str) -> tuple
         return _read_layer(scope.inside(children[0]), dialect, read, merge)
     sequence = dialect.find_sequence(children)
     if sequence is None:
-        got = f"None for {_tensors.listed(children)}" + (f" below {scope.path!r}" if scope.path else "")
-        _checks.reject("layers", "the names of the layers, bottom first", got)
+        _select.ask_for_layers(scope, dialect, f"for {_tensors.listed(children)}")
     return _stack(scope, [_read_layer(scope.inside(child), dialect, read, merge) for child in sequence])
 
 
 def _read_directions(
-    scope: Scope, names: tuple[str, str], dialect: Dialect, read: Read, merge: str
+    scope: Scope, names: tuple[str, str], dialect: Dialect, read: Read, merge: Callable[[str], str]
 ) -> tuple[Network, Params]:
-    """Two layers of one cell each, as the two directions of one."""
+    """Read two layers of one cell each as the two directions of one."""
     leaves = [{name.rpartition(dialect.separator)[2] for name in scope.inside(one).tensors} for one in names]
     for name, missing in zip(names, (leaves[1] - leaves[0], leaves[0] - leaves[1]), strict=True):
-        if missing:  # one bias of two would otherwise pass for a cell without
-            _checks.reject(scope.path + name, f"a tensor {min(missing)!r}, as the other direction has", "none")
+        if missing:  # otherwise a missing bias would pass for a cell without biases
+            _tensors.reject(scope.path + name, f"a tensor {min(missing)!r}, as the other direction has", "none")
     (forward, forward_params), (backward, backward_params) = (
         _read_one(scope.inside(name), dialect, read, merge) for name in names
     )
     if _input_size(forward_params) != _input_size(backward_params):
         expected = f"{_input_size(forward_params)} input features, as forward"
-        _checks.reject(scope.path + names[1], expected, _input_size(backward_params))
+        _tensors.reject(scope.path + names[1], expected, _input_size(backward_params))
     other = None if forward == backward else backward
-    return Bidirectional(forward, other, merge=merge), (forward_params, backward_params)
+    return Bidirectional(forward, other, merge=merge(scope.path)), (forward_params, backward_params)
 
 
-def _read_one(scope: Scope, dialect: Dialect, read: Read, merge: str) -> tuple[Cell, Params]:
-    """What must be one cell, however deep."""
+def _read_one(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str], str]) -> tuple[Cell, Params]:
+    """Read one cell, however deep it is."""
     layer, params = _read_layer(scope, dialect, read, merge)
     if not isinstance(layer, Layer):
-        _checks.reject(scope.path, "one cell for one direction", layer)
+        _tensors.reject(scope.path, "one cell for one direction", layer)
     return layer.cell, params
 
 
 def _stack(scope: Scope, parts: list[tuple[Network, Params]]) -> tuple[Network, Params]:
-    """Layers, each of which fits on the one below."""
+    """A Stack of layers. Checks that each takes the outputs of the one below."""
     for k, ((below, _), (_, above)) in enumerate(itertools.pairwise(parts)):
         if _input_size(above) != below.output_size:
             expected = f"{below.output_size} input features, the outputs of the layer below"
-            _checks.reject(f"{scope.path}layers[{k + 1}]", expected, _input_size(above))
+            _tensors.reject(f"{scope.path}layers[{k + 1}]", expected, _input_size(above))
     layers, params = zip(*parts, strict=True)
     return Stack(*layers), params
 
@@ -169,12 +150,18 @@ def _input_size(params: Params) -> int:
     return jax.tree.leaves(params)[0].shape[0]
 
 
-def _places(
-    network: Network | Cell, layers: Sequence[LayerName] | None, dialect: Dialect
-) -> Iterator[tuple[str, Cell]]:
-    """Where each cell's tensors go, and the cell."""
+class _Place(NamedTuple):
+    """Where a cell's tensors go."""
+
+    path: str  # empty, or ends in the separator
+    cell: Cell
+    bias: bool  # whether the layer has biases, in either direction
+
+
+def _places(network: Network | Cell, layers: Sequence[LayerName] | None, dialect: Dialect) -> Iterator[_Place]:
+    """The places of all cells, bottom first."""
     if isinstance(network, Cell):
-        yield "", network
+        yield _Place("", network, getattr(network, "bias", True))
         return
     parts = network.layers if isinstance(network, Stack) else (network,)
     if layers is not None and len(layers) != len(parts):
@@ -188,12 +175,13 @@ def _places(
         yield from _layer_places(part, name, dialect)
 
 
-def _layer_places(layer: Network, name: LayerName, dialect: Dialect) -> Iterator[tuple[str, Cell]]:
-    """The same for one layer, of this name."""
+def _layer_places(layer: Network, name: LayerName, dialect: Dialect) -> Iterator[_Place]:
+    """The places of one layer's cells."""
     if isinstance(layer, Layer) and not layer.reverse and isinstance(name, str):
-        yield _cell_place(name, layer.cell, dialect), layer.cell
+        yield _Place(_cell_path(name, layer.cell, dialect), layer.cell, getattr(layer.cell, "bias", True))
     elif isinstance(layer, Bidirectional):
         cells = layer.cell, layer.backward_cell or layer.cell
+        bias = any(getattr(cell, "bias", True) for cell in cells)
         if isinstance(name, str):
             if dialect.directions is None:
                 _checks.reject("layers", "a pair of names (forward, backward) for a Bidirectional", repr(name) or None)
@@ -202,14 +190,14 @@ def _layer_places(layer: Network, name: LayerName, dialect: Dialect) -> Iterator
             name = (start + forward, start + backward)
             dialect = dialect._replace(names_are_cells=False)
         for one, cell in zip(name, cells, strict=True):
-            yield _cell_place(one, cell, dialect), cell
+            yield _Place(_cell_path(one, cell, dialect), cell, bias)
     elif isinstance(layer, Layer) and not layer.reverse:
         _checks.reject("layers", f"one name for {layer}", name)
     else:
         _checks.reject("network", "Layer(..., reverse=False) or Bidirectional in every place", layer)
 
 
-def _cell_place(name: str, cell: Cell, dialect: Dialect) -> str:
-    """The path of a cell in the layer of this name, or of this name itself."""
+def _cell_path(name: str, cell: Cell, dialect: Dialect) -> str:
+    """The path of a cell, where the name is that of its layer or its own."""
     inner = "" if dialect.in_layer is None or (name and dialect.names_are_cells) else dialect.in_layer(cell)
     return "".join(part + dialect.separator for part in (name, inner) if part)

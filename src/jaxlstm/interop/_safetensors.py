@@ -4,6 +4,7 @@ The metadata holds a checksum of the tensors and of the rest of the metadata. A 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -17,6 +18,7 @@ import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm._step import Params
+from jaxlstm.interop import _tensors
 
 _CHECKSUM = "sha256"
 _DTYPES = {
@@ -39,7 +41,7 @@ _DTYPES = {
 def save_params(path: str | os.PathLike[str], params: Params) -> None:
     """Write a tree of arrays to a safetensors file.
 
-    The file appears whole or not at all: it is written beside its place and then moved there, over what there was.
+    The file appears whole or not at all: a temporary file beside it is renamed over it.
 
     Args:
       path: the file.
@@ -83,7 +85,7 @@ def load_params(path: str | os.PathLike[str], template: Params) -> Params:
 
 
 def write(path: str | os.PathLike[str], params: Params, metadata: dict[str, str]) -> None:
-    """Write a tree of arrays, with these words beside it."""
+    """Write a tree of arrays with metadata."""
     save = _library().numpy.save
     tensors = {name: _to_numpy(name, leaf) for name, leaf in _named(params).items()}
     metadata = {"format": "jaxlstm"} | metadata
@@ -92,14 +94,14 @@ def write(path: str | os.PathLike[str], params: Params, metadata: dict[str, str]
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file. It appears whole or not at all."""
     path = Path(path)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())  # temporary files are for their owner alone
+            os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is readable by its owner only
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
@@ -108,7 +110,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A safetensors file, open to be read."""
+    """Open a safetensors file for reading."""
     library = _library()
     try:
         with library.safe_open(os.fspath(path), framework="numpy") as file:
@@ -118,19 +120,39 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 def read(path: str | os.PathLike[str], file: Any, template: Params) -> Params:
-    """An open file's tensors as a tree like the template, once they are found to fit it, and their checksum them."""
+    """Read an open file's tensors into a tree like the template. Checks names, shapes, dtypes and the checksum."""
     wanted = _named(template)
     _check(path, wanted, tensors_of(file))
     tensors = {name: file.get_tensor(name) for name in wanted}
     metadata = dict(file.metadata() or {})
     checksum = metadata.pop(_CHECKSUM, None)
     if checksum not in (None, _checksum(tensors, metadata)):
-        _checks.reject(os.fspath(path), f"tensors with the checksum {checksum[:12]}...", "others: the file is damaged")
+        _tensors.reject(
+            os.fspath(path), f"tensors with the checksum {checksum[:12]}...", "another: the file is damaged"
+        )
     return jax.tree.unflatten(jax.tree.structure(template), [_to_jax(path, name, tensors[name]) for name in wanted])
 
 
+class _LazyTensor:
+    """A tensor of an open file, which is read when NumPy asks for it."""
+
+    def __init__(self, file: Any, name: str):
+        kept = file.get_slice(name)
+        self.dtype = _DTYPES.get(kept.get_dtype(), kept.get_dtype())
+        self.shape = tuple(kept.get_shape())
+        self._read = functools.partial(file.get_tensor, name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._read()
+
+
+def lazy_tensors(file: Any) -> dict[str, _LazyTensor]:
+    """An open file's tensors by name. Each is read when NumPy asks for it."""
+    return {name: _LazyTensor(file, name) for name in file.keys()}  # noqa: SIM118
+
+
 def tensors_of(file: Any) -> dict[str, tuple[str | None, tuple[int, ...]]]:
-    """What an open file says that it holds: names, dtypes (None for those that JAX has not) and shapes."""
+    """The dtypes (None if JAX does not have it) and shapes of an open file's tensors, by name."""
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     return {name: (_DTYPES.get(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
 
@@ -145,46 +167,46 @@ def _checksum(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
 
 
 def _check(path: Any, wanted: dict[str, Any], found: dict[str, tuple[str | None, tuple[int, ...]]]) -> None:
-    """The file's tensors against the template's: names, shapes, dtypes."""
+    """Check the file's names, shapes and dtypes against the template's."""
     name = os.fspath(path)
     if missing := sorted(set(wanted) - set(found)):
-        _checks.reject(name, f"a tensor {missing[0]!r}", f"none of that name among {len(found)} tensors")
+        _tensors.reject(name, f"a tensor {missing[0]!r}", f"none of that name among {len(found)} tensors")
     if extra := sorted(set(found) - set(wanted)):
-        _checks.reject(name, f"only the {len(wanted)} tensors of the template", f"also {extra[0]!r}")
+        _tensors.reject(name, f"only the {len(wanted)} tensors of the template", f"also {extra[0]!r}")
     for tensor, leaf in wanted.items():
         dtype, shape = found[tensor]
         if shape != leaf.shape:
-            _checks.reject(f"{name}: {tensor}", f"shape {leaf.shape}", shape)
+            _tensors.reject(f"{name}: {tensor}", f"shape {leaf.shape}", shape)
         if dtype != str(leaf.dtype):
-            _checks.reject(f"{name}: {tensor}", f"dtype {leaf.dtype}", dtype)
+            _tensors.reject(f"{name}: {tensor}", f"dtype {leaf.dtype}", dtype)
 
 
 def tensor_name(path: Any) -> str:
-    """The path that leads to a leaf, as the name of a tensor."""
+    """The name of the tensor for a leaf at this path."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by the path that leads to them."""
+    """The leaves by the names of their tensors."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = tensor_name(path)
         if name in named:
-            _checks.reject("params", "leaves with different names", f"two named {name!r}")
+            _tensors.reject("params", "leaves with different names", f"two named {name!r}")
         named[name] = leaf
     return named
 
 
 def _to_numpy(name: str, leaf: Any) -> np.ndarray:
     if not hasattr(leaf, "dtype") or str(leaf.dtype) not in _DTYPES.values():
-        _checks.reject(f"params: {name}", "an array of numbers", _checks.describe(leaf), TypeError)
+        _tensors.reject(f"params: {name}", "an array of numbers", _checks.describe(leaf), TypeError)
     return np.asarray(leaf, order="C")
 
 
 def _to_jax(path: Any, name: str, tensor: np.ndarray) -> jax.Array:
     array = jnp.asarray(tensor)
-    if array.dtype != tensor.dtype:  # JAX would round in silence
-        _checks.reject(f"{os.fspath(path)}: {name}", "at most 32 bits without jax_enable_x64", tensor.dtype)
+    if array.dtype != tensor.dtype:  # JAX would round silently
+        _tensors.reject(f"{os.fspath(path)}: {name}", "at most 32 bits without jax_enable_x64", tensor.dtype)
     return array
 
 
@@ -195,7 +217,7 @@ def _umask() -> int:
 
 
 def _library() -> Any:
-    """The package safetensors, which only this file needs."""
+    """Import safetensors."""
     try:
         import safetensors
         import safetensors.numpy

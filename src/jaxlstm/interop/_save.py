@@ -1,4 +1,4 @@
-"""A network and its params as one file that needs no code to be read: a safetensors file with a description."""
+"""A network and its params as one safetensors file, which is read without running code."""
 
 import os
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._network import Network
 from jaxlstm._step import Params
+from jaxlstm.interop import _tensors
 from jaxlstm.interop._arguments import check_network, template
 from jaxlstm.interop._description import from_text, to_text
 from jaxlstm.interop._safetensors import opened, read, tensor_name, tensors_of, write
@@ -72,16 +72,16 @@ def _described(path: str | os.PathLike[str], file: Any) -> tuple[Network | Cell,
     metadata = file.metadata() or {}
     name = os.fspath(path)
     if _KEY not in metadata:
-        _checks.reject(name, f"a file of jaxlstm.interop.save, with a {_KEY}", f"metadata {sorted(metadata)}")
+        _tensors.reject(name, f"a file of jaxlstm.interop.save, with a {_KEY}", f"metadata {sorted(metadata)}")
     try:
         network, input_size = from_text(metadata[_KEY])
         return network, template(network, input_size)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {_tensors.shorten(str(error), 400)}") from error
 
 
 def _with_dtypes(shapes: Params, found: dict[str, tuple[str | None, tuple[int, ...]]]) -> Params:
-    """The shapes with the dtypes that the file has, where those are floating-point; the rest is an error to come."""
+    """The shapes, with the file's dtypes if they are floating-point. `read` rejects the others."""
 
     def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         dtype, _ = found.get(tensor_name(path), (None, ()))

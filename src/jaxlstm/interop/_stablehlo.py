@@ -1,4 +1,4 @@
-"""A network as a StableHLO program for serving: one file, which JAX alone can run, without this library."""
+"""A network as a StableHLO program for serving: one file, which JAX runs without this library."""
 
 import os
 from typing import Any, cast

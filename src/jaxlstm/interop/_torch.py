@@ -1,60 +1,63 @@
 """Weights of torch's nn.LSTM, nn.GRU and nn.RNN, and of its single cells.
 
-Its gates are packed as here, its matrices are transposed, and it has two biases where one acts.
+torch packs the gates in the same order, transposes the matrices, and has two biases where one would do.
 """
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
-from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm._step import Params
-from jaxlstm.cells import (
-    GRUCell,
-    GRUParams,
-    LSTMCell,
-    LSTMParams,
-    LSTMVariantCell,
-    LSTMVariantParams,
-    RNNCell,
-    RNNParams,
-)
-from jaxlstm.interop import _tensors
+from jaxlstm.interop import _nest, _safetensors, _select, _tensors, _torch_module
+from jaxlstm.interop._arguments import check_network
+from jaxlstm.interop._select import Dialect
 from jaxlstm.interop._tensors import Scope
 
-_NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+_DIALECT = Dialect(
+    ".",
+    "module.state_dict(), a dict of arrays by the same names, or the path of a safetensors file",
+    is_cell=lambda scope: any(name.startswith("weight_hh") for name in scope.tensors),
+    is_recurrent=lambda tensors: any(name.startswith("weight_hh") for name in tensors),
+)
 
 
 def from_torch(
-    weights: Mapping[str, Any] | str | os.PathLike[str], *, prefix: str = "", nonlinearity: str | None = None
+    weights: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    prefix: str = "",
+    layers: Sequence[str] | None = None,
+    nonlinearity: str | None = None,
 ) -> tuple[Network, Params]:
-    """Read the state dict of an nn.LSTM, nn.GRU, nn.RNN or one of their cells.
+    """Read an nn.LSTM, nn.GRU, nn.RNN or one of their cells, alone or out of a larger model.
 
         w_ih = weight_ih^T    w_hh = weight_hh^T    w_hr = weight_hr^T    b = bias_ih + bias_hh
 
-    but for the n of a GRU, whose two biases stay apart: b_n = bias_ih_n, b_hn = bias_hh_n. Layers, directions,
-    projection, biases and dtype are told by the names and shapes. Without biases, b is zero.
+    The two biases of a GRU's n stay apart: b_n = bias_ih_n, b_hn = bias_hh_n. Layers, directions, projection, biases
+    and dtype follow from the names and shapes. A module without biases gives cells with ``bias=False``.
 
     Args:
-      weights: ``module.state_dict()``, or the same names with arrays of NumPy; or a safetensors file with them.
-      prefix: where the module is in a larger model, such as ``"encoder.rnn"``. All below it must belong to the module.
-      nonlinearity: of an nn.RNN or nn.RNNCell "tanh" or "relu", which no weight tells; otherwise None.
+      weights: ``model.state_dict()``, or a dict of arrays by the same names, nested or flat; or the path of a
+        safetensors file. A file of torch.save is read by ``torch.load(path, weights_only=True)``.
+      prefix: where the module is in a larger model, such as ``"encoder.rnn"``. What comes before, such as ``module.``
+        or ``_orig_mod.``, can be left out if only one module's path ends like this.
+      layers: the names of several modules, bottom first, such as ``("lstm1", "lstm2")``: each reads the outputs of the
+        one before. Only the tensors of the chosen modules are read.
+      nonlinearity: "tanh" or "relu" for an nn.RNN or nn.RNNCell, since no weight tells; otherwise None.
 
     Returns:
-      ``(network, params)``: a `Layer`, a `Bidirectional`, or a `Stack` of either (without torch's dropout, which is no
-      weight). A single cell is a `Layer`: ``network.cell``.
+      ``(network, params)``: a `Layer`, a `Bidirectional`, or a `Stack`; several modules make a `Stack` of theirs.
+      torch's dropout is not read. A single cell is a `Layer`, and ``network.cell`` is the cell.
 
     Raises:
-      ValueError, TypeError: if a tensor is missing, too many or of another shape, rank or dtype; the message names it.
+      ValueError, TypeError: if a tensor is missing, unexpected, or of the wrong shape or dtype; the message names it.
+        Without a choice among several modules, the message lists them.
+      FileNotFoundError: if there is no such file.
       ImportError: if weights is a file and the package safetensors is missing.
 
     >>> import numpy as np
@@ -67,36 +70,36 @@ def from_torch(
     2.0
     """
     if isinstance(weights, str | os.PathLike):
-        weights = _tensors.read_file(weights)
-    scope = _tensors.read_scope(weights, prefix, ".")
-    suffixes = _suffixes(scope)
-    cell, input_size = _cell(scope, suffixes[0], nonlinearity)
-    _check(scope, suffixes, cell, input_size)
-    params = [_read(scope, suffix, cell) for suffix in suffixes]
-    if not any(suffix.endswith("_reverse") for suffix in suffixes):
-        layers, nested = [Layer(cell)] * len(suffixes), params
-    else:
-        layers = [Bidirectional(cell)] * (len(suffixes) // 2)
-        nested = list(zip(params[::2], params[1::2], strict=True))
-    return (layers[0], nested[0]) if len(layers) == 1 else (Stack(*layers), tuple(nested))
+        _check_not_pickled(weights)
+        with _safetensors.opened(weights) as file:
+            return from_torch(_safetensors.lazy_tensors(file), prefix=prefix, layers=layers, nonlinearity=nonlinearity)
+
+    def read(scope: Scope) -> tuple[Network, Params]:
+        return _torch_module.read(scope, nonlinearity)
+
+    _check_layers(layers)
+    return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, read)
 
 
-def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
-    """Write the state dict of an nn.LSTM, nn.GRU or nn.RNN, or of a single cell.
+def to_torch(
+    network: Network | Cell, params: Params, *, prefix: str = "", layers: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Write the state dict of an nn.LSTM, nn.GRU or nn.RNN, or of a single cell: the inverse of `from_torch`.
 
-    The inverse of `from_torch`, bit for bit but for the two biases it added: here all is in bias_ih, and bias_hh is
-    zero, except that bias_hh_n of a GRU is b_hn.
+    The weights come back bit for bit. Of two biases that were added, the sum goes into bias_ih and zeros into bias_hh;
+    bias_hh_n of a GRU is b_hn. Cells with ``bias=False`` have no biases in torch either, unless others of the module
+    have some: then they get zeros.
 
     Args:
       network: a `Layer`, a `Bidirectional`, or a `Stack` of equal ones; or a cell, whose tensors are named as those of
         nn.LSTMCell, nn.GRUCell or nn.RNNCell.
       params: its params.
-      prefix: put before the names, with a dot.
-      bias: whether the module has biases. True writes zeros for a cell with bias=False. False needs params whose
-        biases are zero or None.
+      prefix: where the module is in a larger model.
+      layers: the modules' names, as for `from_torch`, if the network is a `Stack` of several modules.
 
     Returns:
-      Arrays by torch's names, in its order: ``module.load_state_dict({k: torch.from_numpy(v) for k, v in ...})``.
+      NumPy arrays by torch's names, in its order. ``torch.from_dlpack(jax.numpy.asarray(array))`` makes a tensor of any
+      dtype; ``torch.from_numpy(array)`` does not know bfloat16.
 
     Raises:
       ValueError, TypeError: if params do not fit the network, or torch has no such network.
@@ -106,143 +109,31 @@ def to_torch(network: Network | Cell, params: Params, *, prefix: str = "", bias:
     >>> list(to_torch(cell, cell.init(jax.random.key(0), 3)))
     ['weight_ih', 'weight_hh', 'bias_ih', 'bias_hh']
     """
-    cells = _cells(network)
-    for cell in cells.values():
-        _check_cell(cell, next(iter(cells.values())))
-    _checks.check_flag("bias", bias)
-    per_cell = _tensors.params_per_cell(network, cells.values(), params)
     path = _tensors.path_of(prefix, ".")
-    return {
-        f"{path}{name}{suffix}": np.array(array, order="C")
-        for (suffix, cell), one in zip(cells.items(), per_cell, strict=True)
-        for name, array in _write(cell, one, bias).items()
-    }
-
-
-def _suffixes(scope: Scope) -> list[str]:
-    """What follows the tensors' names, a cell each: bottom first, forward before backward; of a single cell nothing."""
-    found = {name[match.start() :] for name in scope.tensors if (match := re.search(r"_l\d{1,4}(_reverse)?$", name))}
-    if not found:
-        return [""]
-    depth = 1 + max(int(suffix[2:].partition("_")[0]) for suffix in found)
-    ends = ("", "_reverse") if any(suffix.endswith("_reverse") for suffix in found) else ("",)
-    return [f"_l{layer}{end}" for layer in range(depth) for end in ends]
-
-
-def _names(scope: Scope) -> list[str]:
-    """The tensors that each cell has."""
-    names = ["weight_ih", "weight_hh"]
-    if any(name.startswith("bias") for name in scope.tensors):
-        names += ["bias_ih", "bias_hh"]
-    return names + ["weight_hr"] * any(name.startswith("weight_hr") for name in scope.tensors)
-
-
-def _cell(scope: Scope, suffix: str, nonlinearity: str | None) -> tuple[Cell, int]:
-    """The cell that the tensors of one layer and direction make, and its input size."""
-    for name in ("weight_ih", "weight_hh"):
-        if name + suffix not in scope.tensors:
-            _tensors.check_names(scope, [name + suffix for name in _names(scope)], "torch's LSTM, GRU or RNN")
-    _, input_size = _tensors.check_matrix(scope, f"weight_ih{suffix}")
-    rows, size = _tensors.check_matrix(scope, f"weight_hh{suffix}")
-    if f"weight_hr{suffix}" in scope.tensors:
-        projection_size, hidden_size = _tensors.check_matrix(scope, f"weight_hr{suffix}")
-        gates, cell = 4, LSTMVariantCell(hidden_size, projection_size=projection_size)
-    else:
-        gates = _tensors.gate_count(scope, f"weight_hh{suffix}", rows, size)
-        cell = LSTMCell(size) if gates == 4 else GRUCell(size)
-    if (gates == 1) != (nonlinearity is not None):
-        kind = "'tanh' or 'relu' for an RNN" if gates == 1 else "None for an LSTM or a GRU"
-        _checks.reject("nonlinearity", kind, repr(nonlinearity))
-    if gates == 1:
-        if nonlinearity not in _NONLINEARITIES:
-            _checks.reject("nonlinearity", "'tanh' or 'relu'", repr(nonlinearity))
-        cell = RNNCell(size, activation_fn=_NONLINEARITIES[nonlinearity])
-    return cell, input_size
-
-
-def _check(scope: Scope, suffixes: list[str], cell: Cell, input_size: int) -> None:
-    """All names and shapes follow from the first layer's."""
-    names = _names(scope)
-    what = f"{len(suffixes)} of {cell}"
-    _tensors.check_names(scope, [name + suffix for suffix in suffixes for name in names], what)
-    out, size = cell.output_size, cell.hidden_size
-    rows = size * (4 if isinstance(cell, LSTMCell | LSTMVariantCell) else 3 if isinstance(cell, GRUCell) else 1)
-    directions = 2 if suffixes[-1].endswith("_reverse") else 1
-    for index, suffix in enumerate(suffixes):
-        features = input_size if index < directions else directions * out
-        shapes = {"weight_ih": (rows, features), "weight_hh": (rows, out), "weight_hr": (out, size)}
-        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-        _tensors.check_shapes(scope, {name + suffix: shapes[name] for name in names})
-
-
-def _read(scope: Scope, suffix: str, cell: Cell) -> Params:
-    """Params of one cell."""
-    tensors = scope.tensors
-    w_ih, w_hh = tensors[f"weight_ih{suffix}"].T, tensors[f"weight_hh{suffix}"].T
-    zeros = np.zeros(w_ih.shape[-1], w_ih.dtype)
-    b_ih, b_hh = tensors.get(f"bias_ih{suffix}", zeros), tensors.get(f"bias_hh{suffix}", zeros)
-    if isinstance(cell, GRUCell):
-        b, b_hn = _tensors.merge_gru_biases(b_ih, b_hh)
-        return _tensors.make_params(GRUParams, w_ih=w_ih, w_hh=w_hh, b=b, b_hn=b_hn)
-    if isinstance(cell, LSTMVariantCell):
-        w_hr = tensors[f"weight_hr{suffix}"].T
-        return _tensors.make_params(LSTMVariantParams, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh, w_hr=w_hr)
-    kind = LSTMParams if isinstance(cell, LSTMCell) else RNNParams
-    return _tensors.make_params(kind, w_ih=w_ih, w_hh=w_hh, b=b_ih + b_hh)
-
-
-def _write(cell: Cell, params: Any, bias: bool) -> dict[str, np.ndarray]:
-    """Tensors of one cell, in torch's order."""
-    tensors = {"weight_ih": params.w_ih.T, "weight_hh": params.w_hh.T}
-    b_ih, b_hh = params.b, np.zeros_like(params.b)
-    if isinstance(cell, GRUCell):
-        b_ih, b_hh = _tensors.split_gru_bias(params.b, params.b_hn)
-    if bias:
-        tensors |= {"bias_ih": b_ih, "bias_hh": b_hh}
-    else:
-        _tensors.check_zeros("params: biases", np.stack([b_ih, b_hh]), "for bias=False")
-    if getattr(params, "w_hr", None) is not None:
-        tensors["weight_hr"] = params.w_hr.T
+    if layers is None:
+        return {path + name: np.array(array, order="C") for name, array in _torch_module.write(network, params).items()}
+    _check_layers(layers)
+    parts = network.layers if isinstance(network, Stack) and len(layers) > 1 else (network,)
+    if len(layers) != len(parts):
+        _checks.reject("layers", f"{len(parts)} names", layers)
+    check_network(network, params)
+    params = params if len(parts) > 1 else (params,)
+    tensors = {}
+    for layer, part, one in zip(layers, parts, params, strict=True):
+        tensors |= to_torch(part, one, prefix=path + layer)
     return tensors
 
 
-def _cells(network: Network | Cell) -> dict[str, Cell]:
-    """The cells by what follows their tensors' names."""
-    if isinstance(network, Cell):
-        return {"": network}
-    layers = network.layers if isinstance(network, Stack) else (network,)
-    both = isinstance(layers[0], Bidirectional)
-    cells = {}
-    for index, layer in enumerate(layers):
-        if both and isinstance(layer, Bidirectional) and layer.merge == "concat":
-            cells |= {f"_l{index}": layer.cell, f"_l{index}_reverse": layer.backward_cell or layer.cell}
-        elif not both and isinstance(layer, Layer) and not layer.reverse:
-            cells[f"_l{index}"] = layer.cell
-        else:
-            expected = "Bidirectional(..., merge='concat')" if both else "Layer(..., reverse=False)"
-            _checks.reject("network", f"{expected} in every layer, which is what torch has", layer)
-    return cells
+def _check_not_pickled(path: str | os.PathLike[str]) -> None:
+    """A file of torch.save holds a pickle, which can run code: only torch should open it."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04" or start[:1] == b"\x80":
+        got = "a zip archive or a pickle, as torch.save writes: pass torch.load(path, weights_only=True)"
+        _tensors.reject(os.fspath(path), "a safetensors file", got)
 
 
-def _check_cell(cell: Cell, first: Cell) -> None:
-    """A cell that torch has, of the kind and sizes of the first."""
-    if _kind(cell) is None:
-        _checks.reject("network", "LSTM, GRU (reset_after) or RNN (tanh, relu) cells as torch has them", cell)
-    if _kind(cell) != _kind(first):
-        _checks.reject("network", f"cells like the first, {first}", cell)
-
-
-def _kind(cell: Cell) -> tuple[Any, ...] | None:
-    """What two cells of one torch module have in common, or None if torch has no such cell."""
-    if type(cell) not in (LSTMCell, LSTMVariantCell, GRUCell, RNNCell):  # a subclass may compute anything
-        return None
-    sizes = (cell.hidden_size, cell.output_size)
-    match cell:
-        case LSTMVariantCell(peephole=False, coupled=False, layer_norm=False, clip=None) | LSTMCell():
-            usual = cell.gate_fn is jax.nn.sigmoid and cell.activation_fn is jnp.tanh
-            return ("LSTM", getattr(cell, "projection_size", None), *sizes) if usual else None
-        case GRUCell(reset_after=True, gate_fn=jax.nn.sigmoid, activation_fn=jnp.tanh):
-            return ("GRU", *sizes)
-        case RNNCell() if cell.activation_fn in _NONLINEARITIES.values():
-            return ("RNN", cell.activation_fn, *sizes)
-    return None
+def _check_layers(layers: Sequence[str] | None) -> None:
+    """Names of modules, of which torch has both directions in one."""
+    if layers is not None and len(_select.check_layers(layers)) != len(layers):
+        _checks.reject("layers", "names of modules", layers)
