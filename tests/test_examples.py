@@ -29,6 +29,7 @@ def as_users_run(without_x64):
 
 
 @pytest.mark.usefixtures("as_users_run")
+@pytest.mark.slow
 def test_ppo_learns_from_what_its_actors_saw():
     """The learner's values are the actors', across the ends of episodes and from one rollout to the next."""
     example = load("ppo")

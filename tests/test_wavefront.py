@@ -66,7 +66,7 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-SLOW = ("original gru", "variant")
+SLOW = ("gru", "original gru", "variant", "learned")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CELLS])

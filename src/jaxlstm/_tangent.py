@@ -186,7 +186,7 @@ def _params_and_input(
 ) -> tuple[Any, tuple[Carry | None, Any]]:
     """Part (1) for one step: the tangents in the params and the input, but of `transition` in the matrices alone.
 
-    Those of the carry and the output are None where `transition` and `readout` do not read the params.
+    Those of the carry and the output are None where neither `transition` nor `readout` reads the params.
     """
     z, dz = jax.jvp(
         lambda p, x: preactivations(plan.cell, p, kept.before, inputs._replace(x=x)), (params, inputs.x), (dparams, dx)
@@ -196,16 +196,15 @@ def _params_and_input(
     def of_matrices(matrices: Params) -> Carry:
         return transition(plan.cell, _fill(params, matrices), z, kept.before, inputs)
 
-    after, dafter = of_matrices(_matrices(params)), None
-    if _reads(of_matrices, _matrices(params)):
-        after, dafter = jax.jvp(of_matrices, (_matrices(params),), (_matrices(dparams),))
-    of_readout = partial(_readout_of, plan.cell, after)
-    dy = jax.jvp(of_readout, (params,), (dparams,))[1] if _reads(of_readout, params) else None
+    def of_readout(after: Carry, params: Params) -> Output:
+        return readout(plan.cell, params, after)
+
+    dafter = dy = None
+    matrices = _matrices(params)
+    if _reads(of_matrices, matrices) or _reads(partial(of_readout, kept.before), params):
+        after, dafter = jax.jvp(of_matrices, (matrices,), (_matrices(dparams),))
+        _, dy = jax.jvp(partial(of_readout, after), (params,), (dparams,))
     return pack(dz, inputs.x.ndim - 1) if packed else dz, (dafter, dy)
-
-
-def _readout_of(cell: Any, after: Carry, params: Params) -> Output:
-    return readout(cell, params, after)
 
 
 def _per_sequence(vectors: Params, xs: Array) -> Params:

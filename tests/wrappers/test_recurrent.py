@@ -96,7 +96,10 @@ def drawn(network):
     return random_like(jax.eval_shape(lambda: network.init(KEY, FEATURES, dtype=jnp.float64)))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SLOW = ("stack", "nested", "backward")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETWORKS])
 def test_any_network_is_a_module(name):
     network = NETWORKS[name]
     core = network if isinstance(network, jl.Network) else jl.Layer(network)
