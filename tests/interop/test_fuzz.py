@@ -210,6 +210,8 @@ READERS |= {"haiku": (from_haiku, "w_h"), "equinox": (from_equinox, "weight_hh")
 
 
 @few
+@example(which="haiku", found=["/"], chosen=None)
+@example(which="flax", found=["a/" * 3000 + "b"], chosen=None)
 @given(which=st.sampled_from(sorted(READERS)), found=st.lists(names, min_size=1, max_size=12), chosen=st.none() | names)
 @example(which="torch", found=[f"{'a' * 1000}{k}" for k in range(9)], chosen="b" * 1000)
 @example(which="keras", found=["a" * 1000], chosen=None)

@@ -97,13 +97,22 @@ def is_usual(cell: Cell) -> bool:
 
 def _read_layer(scope: Scope, dialect: Dialect, read: Read, merge: Callable[[str], str]) -> tuple[Network, Params]:
     """Read one cell, two directions or a numbered sequence; goes down where there is only one child."""
-    if dialect.is_cell(scope) or any(dialect.separator not in name for name in scope.tensors):  # or misnamed
-        return read(scope)
-    children = scope.children
-    if pair := dialect.find_directions(children):
-        return _read_directions(scope, pair, dialect, read, merge)
-    if len(children) == 1:
-        return _read_layer(scope.inside(children[0]), dialect, read, merge)
+    while not dialect.is_cell(scope):
+        children = scope.children
+        if any(dialect.separator not in name for name in scope.tensors):  # a cell's, misnamed
+            break
+        if pair := dialect.find_directions(children):
+            return _read_directions(scope, pair, dialect, read, merge)
+        if len(children) > 1 or not children[0]:
+            return _read_sequence(scope, children, dialect, read, merge)
+        scope = scope.inside(children[0])
+    return read(scope)
+
+
+def _read_sequence(
+    scope: Scope, children: list[str], dialect: Dialect, read: Read, merge: Callable[[str], str]
+) -> tuple[Network, Params]:
+    """Read layers that are numbered as a `Stack`."""
     sequence = dialect.find_sequence(children)
     if sequence is None:
         _select.ask_for_layers(scope, dialect, f"for {_tensors.listed(children)}")
