@@ -35,8 +35,8 @@ class Recurrent(nnx.Module):
       rngs: for the params; where the network draws in training, a fork of its stream "dropout" is kept.
 
     The carry is the network's own: `LSTMCarry(h, c)` for one LSTM cell, a tuple of each layer's for a `Stack`, and
-    `BidirectionalCarry(forward, backward)` for both directions. (``nnx.tabulate`` of flax 0.12 cannot show a named tuple
-    within a tuple, and so not this module's result.)
+    `BidirectionalCarry(forward, backward)` for both directions. ``nnx.tabulate`` of flax 0.12 cannot show a named
+    tuple within a tuple, and so not what this module returns.
 
     Raises:
       ValueError, TypeError: if an option has no meaning; the message names it.
