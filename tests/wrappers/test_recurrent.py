@@ -308,7 +308,10 @@ def test_modules_are_static_arguments_and_copy():
             "Recurrent": lambda rngs: jaxlstm.nnx.Recurrent(jl.GRUCell(4), 3, rngs=rngs),
             "RNN": lambda rngs: jaxlstm.nnx.RNN(jaxlstm.nnx.LSTMCell(3, 4, rngs=rngs)),
         }[kind](rngs)
-        for twin in (pickle.loads(pickle.dumps(model)), nnx.clone(model), nnx.merge(*nnx.split(model))):
+        twins = [nnx.clone(model), nnx.merge(*nnx.split(model))]
+        if kind == "Recurrent" or hasattr(nnx, "compat"):  # before flax 0.12, cells held local functions
+            twins.append(pickle.loads(pickle.dumps(model)))
+        for twin in twins:
             assert nnx.split(twin)[0] == nnx.split(model)[0]
         assert_close(copy.deepcopy(model)(jnp.ones((2, 5, 3))), model(jnp.ones((2, 5, 3))))
 
