@@ -177,8 +177,12 @@ def test_what_is_known_of_where_xs_lie():
 
 @pytest.mark.parametrize(
     "cell",
-    [CELL, jl.LSTMVariantCell(H, peephole=True, layer_norm=True), jl.GRUCell(H, reset_after=False)],
-    ids=["lstm", "peephole, layer norm", "gru reset before"],
+    [
+        *(CELL, jl.LSTMVariantCell(H, peephole=True, layer_norm=True), jl.GRUCell(H, reset_after=False)),
+        *(pytest.param(cell, marks=pytest.mark.slow) for cell in (jl.MinLSTMCell(H), jl.IndRNNCell(H))),
+        *(pytest.param(cell(H, num_heads=2), marks=pytest.mark.slow) for cell in (jl.SLSTMCell, jl.MLSTMCell)),
+    ],
+    ids=repr,
 )
 def test_gradients_over_a_divided_batch_need_no_message_in_a_loop(cell):
     params = cell.init(jax.random.key(0), I)

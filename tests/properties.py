@@ -198,7 +198,9 @@ def valid_of(case):
 
 def where(condition, yes, no):
     """`yes` or `no` for each sequence of the batch."""
-    return jax.tree.map(lambda yes, no: jnp.where(jnp.asarray(condition)[..., None], yes, no), yes, no)
+    condition = jnp.asarray(condition)
+    features = lambda leaf: range(condition.ndim, leaf.ndim)  # noqa: E731
+    return jax.tree.map(lambda yes, no: jnp.where(jnp.expand_dims(condition, features(no)), yes, no), yes, no)
 
 
 def cotangents(tree):

@@ -137,6 +137,13 @@ def test_a_reset_returns_to_the_learned_carry():
 BIASED = [
     *(jl.LSTMCell, jl.GRUCell, partial(jl.GRUCell, reset_after=False), jl.RNNCell, jl.MGUCell),
     partial(jl.LSTMVariantCell, peephole=True, layer_norm=True),
+    *(
+        jl.MinGRUCell,
+        jl.MinLSTMCell,
+        jl.IndRNNCell,
+        partial(jl.SLSTMCell, num_heads=2),
+        partial(jl.MLSTMCell, num_heads=2),
+    ),
 ]
 
 

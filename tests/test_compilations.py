@@ -52,11 +52,13 @@ FORWARD = {
     "truncated k1=k2": (lambda p: jl.truncated(CELL, p, XS, k1=2, k2=2), PARAMS),
     "last_output": (jl.last_output, jl.BidirectionalCarry(CARRY, CARRY)),
     "lstm_gates": (jl.lstm_gates, jnp.ones((B, 4 * H))),
+    "min_activation": (jl.min_activation, CARRY.c),
     "lstm_transition": (lambda c: jl.lstm_transition(GATES, c), CARRY.c),
 }
 for _cell in (
     *(jl.GRUCell(H), jl.GRUCell(H, reset_after=False), jl.RNNCell(H), jl.MGUCell(H), jl.LearnedCarry(CELL)),
     jl.LSTMVariantCell(H, peephole=True, layer_norm=True, projection_size=2),
+    *(jl.MinGRUCell(H), jl.MinLSTMCell(H), jl.IndRNNCell(H), jl.SLSTMCell(H), jl.MLSTMCell(H)),
 ):
     FORWARD[repr(_cell)] = (lambda p, cell=_cell: jl.unroll(cell, p, XS), _cell.init(KEY, I, dtype=jnp.float64))
 OTHERS = {

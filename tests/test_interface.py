@@ -97,9 +97,9 @@ SIGNATURES |= {
     "inspect.retention": f"f, lags, *, {SEQUENCE}",
     "inspect.draw_gate": "ax, gate, *, limits=(0.0, 1.0)",
 }
-for _cell in ("Cell", "LSTMCell", "GRUCell", "LSTMVariantCell", "MGUCell"):
+for _cell in ("Cell", "LSTMCell", "GRUCell", "LSTMVariantCell", "MGUCell", "SLSTMCell", "MLSTMCell"):
     SIGNATURES[f"{_cell}.gates"] = "self, params, z, carry"
-for _cell in ("Cell", "LSTMCell", "GRUCell", "RNNCell"):
+for _cell in ("Cell", "LSTMCell", "GRUCell", "RNNCell", "MinGRUCell", "IndRNNCell", "SLSTMCell", "MLSTMCell"):
     SIGNATURES |= {f"{_cell}.init": INIT, f"{_cell}.init_carry": INIT_CARRY, f"{_cell}.step": STEP}
 for _layer in ("Layer", "Bidirectional", "Stack"):
     SIGNATURES |= {f"{_layer}.init": INIT, f"{_layer}.init_carry": INIT_CARRY}
@@ -109,6 +109,11 @@ STARTS = {
     "LSTMCell": "hidden_size, *, forget_bias=1.0, gate_fn=sigmoid, activation_fn=tanh",
     "GRUCell": "hidden_size, *, reset_after=True",
     "RNNCell": "hidden_size, *, activation_fn=tanh",
+    "MinGRUCell": "hidden_size, *, activation_fn=identity",
+    "MinLSTMCell": "hidden_size, *, activation_fn=identity",
+    "IndRNNCell": "hidden_size, *, activation_fn=relu",
+    "SLSTMCell": "hidden_size, *, num_heads=1, exponential_forget=False, forget_bias=1.0",
+    "MLSTMCell": "hidden_size, *, num_heads=1, exponential_forget=False, forget_bias=1.0",
 }
 
 
@@ -192,6 +197,7 @@ def default(parameter):
     if parameter.default is parameter.empty:
         return ""
     named = {jax.nn.sigmoid: "sigmoid", jnp.tanh: "tanh", jnp.float32: "float32"}
+    named |= {jax.nn.identity: "identity", jax.nn.relu: "relu"}
     return f"={named.get(parameter.default, repr(parameter.default))}"
 
 
@@ -227,6 +233,12 @@ ORDER = [
     "cells._gru",
     "cells._lstm_variants",
     "cells._mgu",
+    "cells._linear",
+    "cells._min_gru",
+    "cells._min_lstm",
+    "cells._ind_rnn",
+    "cells._slstm",
+    "cells._mlstm",
     "cells._learned",
     "cells._regularize",
     "cells",

@@ -25,6 +25,8 @@ CELLS = {
     "every option": jl.Zoneout(EVERY_OPTION, h=0.3, c=0.3),
     "both directions": jl.Bidirectional(jl.LSTMCell(H)),
     "both directions, rnn": jl.Bidirectional(jl.RNNCell(H)),
+    "both directions, slstm": jl.Bidirectional(jl.SLSTMCell(H, num_heads=H)),
+    "both directions, mlstm": jl.Bidirectional(jl.MLSTMCell(H)),
     "both directions, every option": jl.Bidirectional(jl.Zoneout(EVERY_OPTION, h=0.3, c=0.3)),
 }
 OPTIONS = {
@@ -126,7 +128,10 @@ def assert_close(got, want):
         pytest.param("lstm", "plain", 16, marks=pytest.mark.slow),
         pytest.param("lstm", "reverse", 16, marks=pytest.mark.slow),
         *(pytest.param(name, options, 19, marks=pytest.mark.slow) for name in list(CELLS)[2:5] for options in OPTIONS),
-        pytest.param("both directions, every option", list(OPTIONS)[-1], 19, marks=pytest.mark.slow),
+        *(
+            pytest.param(f"both directions, {name}", list(OPTIONS)[-1], 19, marks=pytest.mark.slow)
+            for name in ("every option", "slstm", "mlstm")
+        ),
     ],
 )
 def test_the_numbers_are_those_of_the_cpu_s_program(name, options, steps, monkeypatch):

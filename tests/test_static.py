@@ -22,6 +22,9 @@ VALUES = {
     "rnn": jl.RNNCell(3, activation_fn=jax.lax.tanh, w_ih_init=jl.torch_uniform),
     "variant": jl.LSTMVariantCell(4, peephole=True, clip=2, b_init=jl.chrono(9)),
     "mgu": jl.MGUCell(2),
+    "min": jl.Bidirectional(jl.MinGRUCell(2, activation_fn=jl.min_activation), jl.MinLSTMCell(2)),
+    "ind_rnn": jl.IndRNNCell(2),
+    "xlstm": jl.Stack(jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4, forget_bias=3)),
     "wrapped": jl.LearnedCarry(jl.RecurrentDropout(jl.Zoneout(LSTM, h=0.1), 0.2)),
     "layer": jl.Layer(LSTM, reverse=True),
     "bidirectional": jl.Bidirectional(LSTM, jl.GRUCell(4), merge=jnp.maximum),
@@ -84,6 +87,11 @@ NUMPY = {
     "gru": (lambda n: jl.GRUCell(n(4)), jl.GRUCell(4)),
     "rnn": (lambda n: jl.RNNCell(n(4)), jl.RNNCell(4)),
     "mgu": (lambda n: jl.MGUCell(n(4)), jl.MGUCell(4)),
+    "min_gru": (lambda n: jl.MinGRUCell(n(4)), jl.MinGRUCell(4)),
+    "min_lstm": (lambda n: jl.MinLSTMCell(n(4)), jl.MinLSTMCell(4)),
+    "ind_rnn": (lambda n: jl.IndRNNCell(n(4)), jl.IndRNNCell(4)),
+    "slstm": (lambda n: jl.SLSTMCell(n(4), num_heads=n(2)), jl.SLSTMCell(4, num_heads=2)),
+    "mlstm": (lambda n: jl.MLSTMCell(n(4), num_heads=n(2)), jl.MLSTMCell(4, num_heads=2)),
 }
 FLOATS = ("forget_bias", "clip", "chrono")
 
@@ -109,6 +117,22 @@ def test_carries_and_params_are_registered_for_export():
     got, want = again.call(params, xs), network.apply(params, xs)
     assert jax.tree.structure(got) == jax.tree.structure(want)
     jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+MODERN = [jl.MinGRUCell(2), jl.MinLSTMCell(2), jl.IndRNNCell(2), jl.SLSTMCell(2), jl.MLSTMCell(2)]
+
+
+@pytest.mark.parametrize("cell", MODERN, ids=repr)
+def test_every_named_tuple_of_a_cell_is_registered_for_export(cell):
+    def tuples(params, x):
+        carry = cell.init_carry(params)
+        z = cell.combine(cell.project(params, x), cell.recur(params, carry))
+        return params, carry, cell.gates(params, z, carry)
+
+    arguments = cell.init(jax.random.key(0), 2, dtype=jnp.float64), jnp.ones(2)
+    exported = jax.export.export(jax.jit(tuples))(*arguments)
+    got = jax.export.deserialize(exported.serialize()).call(*arguments)
+    assert jax.tree.structure(got) == jax.tree.structure(tuples(*arguments))
 
 
 def test_subpackages_are_imported_when_used():

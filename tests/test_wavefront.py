@@ -38,6 +38,9 @@ CELLS = {
     "original gru": jl.GRUCell(H, reset_after=False),
     "variant": jl.LSTMVariantCell(H, peephole=True, projection_size=3),
     "learned": jl.LearnedCarry(jl.LSTMCell(H)),
+    "min gru": jl.MinGRUCell(H),
+    "ind rnn": jl.IndRNNCell(H, activation_fn=jnp.tanh),
+    "slstm": jl.SLSTMCell(H, num_heads=H),
 }
 
 
@@ -66,7 +69,7 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-SLOW = ("gru", "original gru", "variant", "learned")
+SLOW = ("gru", "original gru", "variant", "learned", "min gru", "ind rnn", "slstm")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CELLS])

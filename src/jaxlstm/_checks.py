@@ -63,6 +63,12 @@ def check_bias(bias: object, forget_bias: float, b_init: object) -> None:
         reject("forget_bias", "its default where b_init is given or bias=False", forget_bias)
 
 
+def check_heads(num_heads: int, hidden_size: int) -> None:
+    """The units are divided evenly among the heads."""
+    if hidden_size % num_heads:
+        reject("num_heads", f"a divisor of hidden_size={hidden_size}", num_heads)
+
+
 def check_callable(name: str, value: object) -> None:
     """A function, or anything else that can be called."""
     if not callable(value):

@@ -91,6 +91,11 @@ class Chrono:
         return f"chrono({self.longest!r})"
 
 
+def unit_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """U(0, 1)."""
+    return jax.random.uniform(key, shape, dtype)
+
+
 def zeros(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Zeros."""
     return jnp.zeros(shape, dtype)

@@ -38,6 +38,26 @@ NETWORKS = {  # every class, and every option with a value that is not its defau
         w_hh_init=jl.torch_uniform,
         b_init=jax.nn.initializers.ones,
     ),
+    "min_gru": jl.MinGRUCell(
+        3, activation_fn=jl.min_activation, w_ih_init=jl.orthogonal, b_init=jax.nn.initializers.ones
+    ),
+    "min_lstm": jl.Bidirectional(
+        jl.MinLSTMCell(3, activation_fn=jnp.tanh, w_ih_init=jl.orthogonal, b_init=jax.nn.initializers.ones)
+    ),
+    "ind_rnn": jl.IndRNNCell(
+        3, activation_fn=jnp.tanh, w_ih_init=jl.orthogonal, u_init=jl.torch_uniform, b_init=jax.nn.initializers.ones
+    ),
+    "slstm": jl.SLSTMCell(
+        4,
+        num_heads=2,
+        exponential_forget=True,
+        w_ih_init=jl.orthogonal,
+        w_hh_init=jl.torch_uniform,
+        b_init=jl.chrono(9),
+    ),
+    "mlstm": jl.LearnedCarry(
+        jl.MLSTMCell(4, num_heads=2, exponential_forget=True, forget_bias=2.5, w_ih_init=jl.torch_uniform)
+    ),
     "learned": jl.Stack(
         jl.Bidirectional(jl.LearnedCarry(jl.Zoneout(jl.LSTMCell(3), c=0.1)), jl.MGUCell(3)),
         jl.RecurrentDropout(jl.LearnedCarry(jl.LearnedCarry(jl.GRUCell(2, bias=False))), 0.25),
@@ -45,7 +65,9 @@ NETWORKS = {  # every class, and every option with a value that is not its defau
     "no bias": jl.Stack(
         jl.Bidirectional(jl.LSTMCell(3, bias=False), jl.LSTMVariantCell(3, peephole=True, bias=False)),
         jl.Bidirectional(jl.GRUCell(2, bias=False), jl.MGUCell(2, bias=False)),
-        jl.RNNCell(2, bias=False),
+        jl.Bidirectional(jl.RNNCell(2, bias=False), jl.IndRNNCell(2, bias=False)),
+        jl.Bidirectional(jl.MinGRUCell(2, bias=False), jl.MinLSTMCell(2, bias=False)),
+        jl.Bidirectional(jl.SLSTMCell(2, bias=False), jl.MLSTMCell(2, bias=False)),
     ),
 }
 GRU = jl.GRUCell(2)

@@ -72,6 +72,8 @@ def test_a_user_s_cell_and_any_number_of_steps_and_sequences(tmp_path):
 
 NETWORKS = {
     "mgu": jl.MGUCell(2),
+    "min": jl.Stack(jl.MinGRUCell(2), jl.MinLSTMCell(2), jl.IndRNNCell(2)),
+    "xlstm": jl.Bidirectional(jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4, num_heads=2)),
     "learned": jl.Bidirectional(jl.LearnedCarry(jl.LSTMCell(2)), jl.LearnedCarry(jl.MGUCell(2, bias=False))),
     "no bias": jl.Layer(jl.GRUCell(2, bias=False)),
 }

@@ -88,6 +88,7 @@ FORWARD = {
 NETWORKS = FORWARD | {
     "backward": jl.Layer(jl.RNNCell(HIDDEN), reverse=True),
     "both": jl.Bidirectional(jl.GRUCell(HIDDEN), LeakyCell(HIDDEN), merge="sum"),
+    "modern": jl.Stack(jl.MinGRUCell(2), jl.IndRNNCell(3), jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4, num_heads=2)),
     "nested": jl.Stack(jl.Stack(jl.GRUCell(2), jl.Bidirectional(jl.MGUCell(2))), jl.RNNCell(3)),
 }
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
 from jaxlstm._cell import C, Cell, P
+from jaxlstm._dtypes import cast
 from jaxlstm._random import Key
 from jaxlstm._wrapper import CellWrapper
 from jaxlstm.cells._gru import GRUCell
@@ -116,7 +117,8 @@ class RecurrentDropout(CellWrapper[P, C]):
       rate: the probability that a unit of h is zero in the recurrence.
 
     Raises:
-      ValueError, TypeError: if an option has no meaning, or (from `init_carry`) the carry has no h.
+      ValueError, TypeError: if an option has no meaning, or (from `init_carry`) the carry has no h or `recur` is
+        empty, as that of a `MinGRUCell`.
 
     >>> cell = jl.RecurrentDropout(jl.GRUCell(4), 0.25)
     >>> params = cell.init(jax.random.key(0), input_size=3)
@@ -139,9 +141,11 @@ class RecurrentDropout(CellWrapper[P, C]):
 
     def init_carry(self, params: P, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> C:
         """The carry of the cell inside. It must have an h."""
-        carry = super().init_carry(params, batch_shape, dtype=dtype)
+        carry: Any = super().init_carry(params, batch_shape, dtype=dtype)
         if not hasattr(carry, "h"):
             _checks.reject("cell", "a cell whose carry has h", self.cell)
+        if not jax.tree.leaves(jax.eval_shape(self.cell.recur, cast(params, carry.h.dtype), carry)):
+            _checks.reject("cell", "a cell whose recur reads h", self.cell)
         return carry
 
     def draw(self, key: Key, time: Array, carry: Any) -> DropoutNoise:

@@ -1,4 +1,6 @@
-"""A carry as one vector: its arrays concatenated on the last axis, for an LSTM h and then c."""
+"""A carry as one vector: the numbers of its arrays side by side, for an LSTM h and then c."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +10,23 @@ from jaxtyping import Array, Float
 from jaxlstm._step import Carry
 
 
-def size_of(carry: Carry) -> int:
-    """S, the length of that vector."""
-    return sum(leaf.shape[-1] for leaf in jax.tree.leaves(carry))
+def size_of(carry: Carry, lead: int) -> int:
+    """S, the length of that vector, for a carry with so many leading axes (batch, or time and batch)."""
+    return sum(_sizes(carry, lead))
 
 
-def flatten(carry: Carry) -> Float[Array, "*batch S"]:
-    """Concatenate the arrays of a carry, which must have the same dtype."""
-    return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
+def flatten(carry: Carry) -> Float[Array, "S"]:
+    """Concatenate the arrays of a carry without leading axes, which must have the same dtype."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(carry)])
 
 
-def unflatten(flat: Float[Array, "*batch S"], like: Carry) -> Carry:
-    """Split the vector into the arrays of a carry with the structure and sizes of `like`."""
+def unflatten(flat: Float[Array, "*lead S"], like: Carry, lead: int) -> Carry:
+    """Split the vector into the arrays of a carry like this one, which has so many leading axes."""
     parts, structure = jax.tree.flatten(like)
-    edges = np.cumsum([part.shape[-1] for part in parts])[:-1]
-    return structure.unflatten(jnp.split(flat, edges, axis=-1))
+    pieces = jnp.split(flat, np.cumsum(_sizes(like, lead))[:-1], axis=-1)
+    shaped = zip(pieces, parts, strict=True)
+    return structure.unflatten(piece.reshape(*flat.shape[:-1], *part.shape[lead:]) for piece, part in shaped)
+
+
+def _sizes(carry: Carry, lead: int) -> list[int]:
+    return [math.prod(leaf.shape[lead:]) for leaf in jax.tree.leaves(carry)]

@@ -59,7 +59,7 @@ def half_life(f: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike
         f^n = 1/2    f = exp(mean log f_t)        n = log 2 / -mean log f_t
 
     Args:
-      f: the factor of the old memory ``[T, *batch, H]``: f of an LSTM or an MGU, or z of a GRU.
+      f: the factor of the old memory ``[T, *batch, H]``: f of an LSTM or an MGU, z of a GRU, 1 - z of a minGRU.
       lengths: integers ``[*batch]``: only the first steps count.
       mask: bool ``[T, *batch]``: False where a step does not count.
 
@@ -93,7 +93,7 @@ def retention(
         r_n = mean over t of f_{t+1} f_{t+2} .. f_{t+n}        this product is d c_{t+n} / d c_t along the cell state
 
     Args:
-      f: the factor of the old memory ``[T, *batch, H]``: f of an LSTM or an MGU, or z of a GRU.
+      f: the factor of the old memory ``[T, *batch, H]``: f of an LSTM or an MGU, z of a GRU, 1 - z of a minGRU.
       lags: the longest lag, less than T.
       lengths: integers ``[*batch]``: only the first steps count.
       mask: bool ``[T, *batch]``: False where a step does not count. Such a step holds the memory, so its factor is 1,

@@ -1,5 +1,6 @@
 """Gradients of a loss in every carry, and of an output in every input."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -79,10 +80,10 @@ def gradient_flow(
             _checks.reject("loss", "a function that returns a scalar", _checks.describe(value))
         return value
 
-    none = jnp.zeros((*xs.shape[:-1], size_of(first)), xs.dtype)
-    gradients = unflatten(jax.grad(perturbed_loss)(none), first)
+    none = jnp.zeros((*xs.shape[:-1], size_of(first, xs.ndim - 2)), xs.dtype)
+    gradients = unflatten(jax.grad(perturbed_loss)(none), first, xs.ndim - 2)
     last = _last_step(xs, lengths, mask)
-    return jax.tree.map(lambda gradient: _by_lag(_norm(gradient), last), gradients)
+    return jax.tree.map(lambda gradient: _by_lag(_norm(gradient, xs.ndim - 1), last), gradients)
 
 
 def input_contributions(
@@ -178,7 +179,7 @@ def input_jacobian_norms(
     y, transpose = jax.vjp(output_at_last_step, xs)
     rows = jnp.eye(y.shape[-1], dtype=y.dtype)
     jacobian = jax.vmap(lambda row: transpose(jnp.broadcast_to(row, y.shape))[0])(rows)
-    return _norm(jnp.moveaxis(jacobian, 0, -2).reshape(*xs.shape[:-1], -1))
+    return _norm(jnp.moveaxis(jacobian, 0, -2), xs.ndim - 1)
 
 
 def _output_at_last_step(
@@ -222,6 +223,7 @@ def _by_lag(values: Float[Array, "T *batch"], last: Int[Array, "*batch"]) -> Flo
     return jnp.where(steps >= 0, found, jnp.zeros_like(found))
 
 
-def _norm(values: Float[Array, "*lead n"]) -> Float[Array, "*lead"]:
-    """The Euclidean norm over the last axis, in at least float32."""
-    return jnp.linalg.norm(values.astype(at_least_float32(values.dtype)), axis=-1)
+def _norm(values: Float[Array, "..."], lead: int) -> Float[Array, "*lead"]:
+    """The Euclidean norm over all but so many leading axes, in at least float32."""
+    flat = values.reshape(*values.shape[:lead], math.prod(values.shape[lead:]))
+    return jnp.linalg.norm(flat.astype(at_least_float32(values.dtype)), axis=-1)

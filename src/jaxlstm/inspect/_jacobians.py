@@ -142,7 +142,7 @@ def _exponents(
         growth = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
         return select(valid, (next_q, total + growth), (q, total)), None
 
-    size, lead = size_of(before), xs.shape[1:-1]
+    size, lead = size_of(before, xs.ndim - 1), xs.shape[1:-1]
     q = jnp.broadcast_to(jnp.eye(size, dtype=xs.dtype), (*lead, size, size))
     (_, total), _ = jax.lax.scan(step, (q, jnp.zeros((*lead, size), xs.dtype)), (xs, before, valid))
     return -jnp.sort(-total / valid.sum(0)[..., None].astype(xs.dtype))
@@ -155,7 +155,7 @@ def _jacobians(cell: Cell, params: Params, xs: Float[Array, "*lead I"], before: 
     def jacobian(x: Array, before: Carry) -> Array:
         def step(flat: Array) -> Array:
             inputs = Inputs(x, None, None, None)
-            carry = unflatten(flat, before)
+            carry = unflatten(flat, before, 0)
             return flatten(masked_step(cell, params, carry, carry, inputs)[0])
 
         return jax.jacfwd(step)(flatten(before))

@@ -47,4 +47,4 @@ class PerturbedCell(CellWrapper[P, C]):
     def transition(self, params: P, z: Perturbed, carry: C, noise: Any = None) -> C:
         """The carry after a step of the cell inside, plus the perturbation."""
         after = super().transition(params, z.z, carry, noise)
-        return jax.tree.map(jnp.add, after, unflatten(z.perturbation, carry))
+        return jax.tree.map(jnp.add, after, unflatten(z.perturbation, carry, z.perturbation.ndim - 1))

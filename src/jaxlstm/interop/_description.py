@@ -20,13 +20,19 @@ from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm.cells import (
     GRUCell,
+    IndRNNCell,
     LearnedCarry,
     LSTMCell,
     LSTMVariantCell,
     MGUCell,
+    MinGRUCell,
+    MinLSTMCell,
+    MLSTMCell,
     RecurrentDropout,
     RNNCell,
+    SLSTMCell,
     Zoneout,
+    min_activation,
 )
 from jaxlstm.interop._activations import SAVED, OnnxFunction
 
@@ -39,13 +45,18 @@ _CLASSES: dict[str, Any] = {
     for kind in (
         *(Stack, Bidirectional, Layer),
         *(LSTMCell, LSTMVariantCell, GRUCell, MGUCell, RNNCell, LearnedCarry, RecurrentDropout, Zoneout),
+        *(IndRNNCell, MinGRUCell, MinLSTMCell, MLSTMCell, SLSTMCell),
         *(OnnxFunction, _init.Chrono),
     )
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = (
     SAVED
     | {f"jax.nn.initializers.{name}": getattr(jax.nn.initializers, name) for name in ("ones", "zeros")}
-    | {f"jaxlstm.{name}": getattr(_init, name) for name in ("glorot", "orthogonal", "torch_uniform", "zeros")}
+    | {
+        f"jaxlstm.{name}": getattr(_init, name)
+        for name in ("glorot", "orthogonal", "torch_uniform", "unit_uniform", "zeros")
+    }
+    | {"jaxlstm.min_activation": min_activation}
 )
 _NAMES: dict[Any, str] = {function: name for name, function in _FUNCTIONS.items()}
 
