@@ -111,6 +111,7 @@ def test_gates_are_those_of_the_transition():
     assert_close(np.maximum(i, f), np.ones_like(i))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 def test_inspect_takes_a_carry_of_matrices(batch):
     """h, c, n and m side by side: 4 + 8 + 4 + 2 numbers; the flow of c is the norm of a matrix."""

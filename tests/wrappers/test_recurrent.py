@@ -97,7 +97,7 @@ def drawn(network):
     return random_like(jax.eval_shape(lambda: network.init(KEY, FEATURES, dtype=jnp.float64)))
 
 
-SLOW = ("stack", "nested", "backward")
+SLOW = ("stack", "nested", "backward", "modern")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETWORKS])
@@ -132,7 +132,7 @@ def step_by_step(step, carry):
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *outputs)
 
 
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FORWARD])
 def test_steps_are_the_whole_sequence(name):
     params = drawn(FORWARD[name] if isinstance(FORWARD[name], jl.Network) else jl.Layer(FORWARD[name]))
     module, variables = jaxlstm.linen.from_network(FORWARD[name], params, deterministic=True)
