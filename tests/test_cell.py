@@ -147,7 +147,10 @@ BIASED = [
 ]
 
 
-@pytest.mark.parametrize("make", BIASED)
+QUICK = (jl.LSTMCell, jl.GRUCell, jl.RNNCell)
+
+
+@pytest.mark.parametrize("make", [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in BIASED])
 def test_without_biases(make):
     cell, biased = make(4, bias=False), make(4)
     params = params_of(cell, I, np.random.default_rng(1))

@@ -106,6 +106,7 @@ def test_torch_s_last_carries_are_these():
     np.testing.assert_allclose(again, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_was_read_is_trained_on(without_x64, without_type_hook):
     network = jl.Stack(jl.LSTMCell(8), jl.GRUCell(4))
     params = network.init(jax.random.key(0), 3)

@@ -202,6 +202,7 @@ def test_finite_differences(cell):
     check_grads(loss, (jax.tree.map(lambda a: a / 2, point),), order=2, modes=["rev"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_stack():
     """A stack of both directions and a reversed layer: the derivatives of its parts, each a plain scan."""
     cells = jl.LSTMCell(2), jl.GRUCell(2), jl.RNNCell(2)

@@ -164,8 +164,6 @@ def test_where_each_layer_has_its_loop(network, options):
     with lowered_for("cuda"):
         on_gpu = loops(run, params)
     assert on_gpu == loops(run, params) > 2
-    one, other = both_ways(run, params)
-    assert_close(other, one)
 
 
 def explained(size):

@@ -83,7 +83,9 @@ def test_a_step_that_is_not_finite_is_skipped(optimizer):
     same((state.params, state.opt_state.inner), before, rtol=0)
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(one, marks=[pytest.mark.slow] * (name == "lbfgs")) for name, one in OPTIMIZERS.items()]
+)
 def test_a_run_resumes_bit_for_bit(optimizer, tmp_path):
     step, checkpoints = make_train_step(loss_fn, optimizer), Checkpoints(tmp_path / "run")
     run = partial(fit, step, batches=itertools.repeat(XS), progress=False)
