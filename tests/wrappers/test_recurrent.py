@@ -1,7 +1,9 @@
 """`Recurrent` of linen and nnx: any network as a module, called, stepped, and converted both ways."""
 
 import copy
+import inspect
 import pickle
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -373,11 +375,11 @@ def test_help_leaves_nothing_to_look_up_elsewhere():
     for api in (jaxlstm.linen, jaxlstm.nnx):
         described = {}
         for name in api.__all__:
-            text = getattr(api, name).__doc__ or ""
+            text = inspect.getdoc(getattr(api, name)) or ""
             if getattr(api, name).__module__.startswith("jaxlstm."):
                 assert not any(words in text for words in ("see there", "see above", "so are all")), name
             if name in ("LSTM", "GRU", "SimpleRNN"):
                 arguments = text.split("Args:\n")[1].split("\n\n")[0]
                 for argument in ("num_layers", "bidirectional", "dropout", "initial_carry", "remat", "partitioning"):
-                    said = arguments.split(f"      {argument}: ")[1].split("\n      ")[0].strip()
+                    said = re.search(rf"^  {argument}: ((?:.*\n?)(?:    .*\n?)*)", arguments, re.M)[1].strip()
                     assert described.setdefault(argument, said) == said
