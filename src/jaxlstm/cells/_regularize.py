@@ -117,8 +117,8 @@ class RecurrentDropout(CellWrapper[P, C]):
       rate: the probability that a unit of h is zero in the recurrence.
 
     Raises:
-      ValueError, TypeError: if an option has no meaning, or (from `init_carry`) the carry has no h or `recur` is
-        empty, as that of a `MinGRUCell`.
+      ValueError, TypeError: if an option has no meaning. From `init_carry`: if the carry has no h, or no gate reads
+        it, as in a `MinGRUCell`.
 
     >>> cell = jl.RecurrentDropout(jl.GRUCell(4), 0.25)
     >>> params = cell.init(jax.random.key(0), input_size=3)

@@ -45,8 +45,8 @@ def walk(key: Key, batch_size: int, steps: int, *, within: bool) -> Walk:
       key: a PRNG key.
       batch_size: B.
       steps: T, the symbols of a walk.
-      within: make the first string end within the walk, by never taking a transition that leaves too few steps for
-        it. Needs at least 9 steps.
+      within: make the first string end within the walk. A transition that leaves too few steps for that is not taken.
+        Needs at least 9 steps.
 
     >>> from jaxlstm.tasks._grammar import ALPHABET, walk
     >>> symbols = walk(jax.random.key(0), batch_size=1, steps=9, within=True).symbols
