@@ -99,6 +99,8 @@ def blocks(sizes: dict[str, Size]) -> Iterator[Block]:
         yield Block(name, OURS, partial(ours, problem))
         yield Block(name, "torch nn.LSTM", partial(torch_module, problem, "LSTM"))
     for name in ("small", "medium"):
+        yield Block(name, "jaxlstm, 4 layers", partial(ours, problems[name], layers=4))
+        yield Block(name, "torch nn.LSTM, 4 layers", partial(torch_module, problems[name], "LSTM", layers=4))
         yield Block(name, "jaxlstm, XLA's own options", partial(ours, problems[name], compiler_options={}))
         yield Block(name, "jaxlstm, unroll=1", partial(ours, problems[name], unroll=1, compiler_options={}))
         yield Block(name, "jaxlstm, unroll=16", partial(ours, problems[name], unroll=16))
@@ -109,7 +111,7 @@ def blocks(sizes: dict[str, Size]) -> Iterator[Block]:
         yield Block(name, "jaxlstm, bfloat16", partial(ours, problems[name], dtype="bfloat16"))
         yield Block(name, "torch nn.LSTM, bfloat16", partial(torch_module, problems[name], "LSTM", dtype="bfloat16"))
         yield Block(name, "torch nn.LSTM, float16", partial(torch_module, problems[name], "LSTM", dtype="float16"))
-        yield Block(name, "jaxlstm GRU", partial(ours, problems[name], gru=True))
+        yield Block(name, "jaxlstm GRU", partial(ours, problems[name], kind="GRU"))
         yield Block(name, "torch nn.GRU", partial(torch_module, problems[name], "GRU"))
         yield Block(name, "jaxlstm, full float32", partial(ours, problems[name], precision="highest"))
         yield Block(name, "torch nn.LSTM, full float32", partial(torch_module, problems[name], "LSTM", tf32=False))
@@ -141,8 +143,9 @@ def timed(call: Callable[[int], Any], turn: int) -> float:
 def ours(
     problem: Problem,
     *,
+    kind: str = "LSTM",
+    layers: int = 1,
     dtype: str = "float32",
-    gru: bool = False,
     both: bool = False,
     lengths: bool = False,
     precision: str | None = None,
@@ -151,11 +154,9 @@ def ours(
 ) -> Calls:
     """jaxlstm, as `make_train_step` compiles it unless options for the compiler are given."""
     size = problem.w_hh.shape[0]
-    cell = jl.GRUCell(size) if gru else jl.LSTMCell(size)
-    network = jl.Bidirectional(cell) if both else jl.Layer(cell)
+    cell = jl.GRUCell(size) if kind == "GRU" else jl.LSTMCell(size)
+    network = jl.Stack(*[jl.Bidirectional(cell) if both else cell] * layers)
     params = network.init(jax.random.key(0), problem.w_ih.shape[0])
-    if not gru and not both:
-        params = jl.LSTMParams(*map(jnp.asarray, problem[1:4]))
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     if lengths:
         options["lengths"] = np.linspace(1, len(problem.xs), problem.xs.shape[1]).astype(np.int32)
@@ -210,14 +211,15 @@ def jax_calls(apply: Callable[..., Any], weights: Any, xs: np.ndarray, options: 
     )
 
 
-def torch_module(problem: Problem, kind: str, *, dtype: str = "float32", tf32: bool = True) -> Calls:
+def torch_module(problem: Problem, kind: str, *, layers: int = 1, dtype: str = "float32", tf32: bool = True) -> Calls:
     """torch's layer on the same device, by cuDNN where that is a GPU."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and jax.default_backend() != "cpu":
         raise RuntimeError("this torch does not know the accelerator")
-    module = getattr(torch.nn, kind)(problem.w_ih.shape[0], problem.w_hh.shape[0]).to(device, getattr(torch, dtype))
+    module = getattr(torch.nn, kind)(problem.w_ih.shape[0], problem.w_hh.shape[0], layers)
+    module = module.to(device, getattr(torch, dtype))
     inputs = [
         torch.tensor(np.roll(problem.xs, turn, axis=0)).to(device, getattr(torch, dtype)) for turn in range(ROTATION)
     ]
