@@ -245,7 +245,12 @@ def check_tuple(name: str, value: Any, length: int, what: str, also: type = tupl
         reject(name, f"a tuple of {length} ({what})", f"a tuple of {len(value)}")
 
 
-def check_options(*, key: Any, unroll: object, remat: object, project_first: object) -> None:
+EVALUATORS = ("loop", "associative")
+
+
+def check_options(
+    *, key: Any, unroll: object, remat: object, project_first: object, evaluator: object = None
+) -> None:
     """The options that unroll and every network share."""
     if key is not None:
         check_key(key)
@@ -253,6 +258,8 @@ def check_options(*, key: Any, unroll: object, remat: object, project_first: obj
         check_size("unroll", unroll)
     check_remat(remat)
     check_project_first(project_first)
+    if evaluator is not None and evaluator not in EVALUATORS:
+        reject("evaluator", f"None or one of {', '.join(map(repr, EVALUATORS))}", describe(evaluator))
 
 
 def check_merge(merge: object, names: tuple[str, ...]) -> None:

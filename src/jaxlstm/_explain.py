@@ -29,6 +29,7 @@ def explain(
     unroll: int | None = None,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
+    evaluator: str | None = None,
     platform: str | None = None,
 ) -> str:
     """Say what `unroll`, or a network's `apply`, will do with these arguments. Nothing is computed or compiled.
@@ -43,6 +44,7 @@ def explain(
       unroll: as in `jaxlstm.unroll`.
       remat: as in `jaxlstm.unroll`.
       project_first: as in `jaxlstm.unroll`.
+      evaluator: as in `jaxlstm.unroll`.
       platform: "cpu", "cuda", "rocm" or "tpu"; None means that of JAX's default backend.
 
     Raises:
@@ -59,7 +61,7 @@ def explain(
       matmuls: 0.604 Gflop forward, 1.81 Gflop with the gradient
       loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step
     """
-    _checks.check_options(key=None, unroll=unroll, remat=remat, project_first=project_first)
+    _checks.check_options(key=None, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
     if platform is None:
         platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     elif platform not in PLATFORMS:
@@ -74,7 +76,7 @@ def explain(
         xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
         if not all(isinstance(size, int) for size in xs.shape):
             _checks.reject("xs", "sizes that are known, not symbolic", xs.shape)
-        options = Options(None, None, None, None, _checks.start_array(0), unroll, remat, project_first)
+        options = Options(None, None, None, None, _checks.start_array(0), unroll, remat, project_first, evaluator)
         if isinstance(network, Network):
             return network._apply(params, xs, None, options, run_cell)
         _checks.check_cell(network, Cell, "network")
@@ -92,7 +94,9 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     dtype = compute_dtype(params, xs.dtype)
     chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
     length = steps if isinstance(chunk, bool) else min(chunk, steps)
-    by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), (length, *xs.shape[1:]))
+    evaluator = _unroll.evaluator_of(cell, options["evaluator"], steps)
+    shape = (length, *xs.shape[1:])
+    by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), shape, evaluator)
     choice = by_platform.get(platform, by_platform["default"])
     flops = 2 * steps * math.prod(batch) * _matrix_sizes(cell, params)
     directions = ["backward" if reverse else "forward" for reverse in options["reverse"]]

@@ -26,6 +26,7 @@ class Options(NamedTuple):
     unroll: int | None
     remat: bool | int | str | None
     project_first: bool | None
+    evaluator: str | None
 
 
 class StepOptions(NamedTuple):
@@ -71,14 +72,16 @@ class Network(Static, Generic[P, C]):
         unroll: int | None = None,
         remat: bool | int | str | None = None,
         project_first: bool | None = None,
+        evaluator: str | None = None,
     ) -> tuple[C, Output]:
         """Run the network over ``xs [T, *batch, I]``: ``(carry, ys)``. The arguments are those of `jaxlstm.unroll`.
 
         To run one step at a time, use `step`. ``apply(params, x[None], carry)`` is the same for layers that run
         forward. A layer that runs backward would see each step as a whole sequence.
         """
-        _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
-        options = Options(lengths, mask, reset, key, _checks.start_array(start), unroll, remat, project_first)
+        _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
+        start = _checks.start_array(start)
+        options = Options(lengths, mask, reset, key, start, unroll, remat, project_first, evaluator)
         return self._apply(params, _checks.float_array("xs", xs, 2, "[T, *batch, I]"), carry, options)
 
     def step(

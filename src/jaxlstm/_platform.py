@@ -1,4 +1,4 @@
-"""What differs between platforms: where inputs are projected, and how many steps a loop iteration has."""
+"""What differs between platforms: the evaluator, where inputs are projected, and the steps in a loop iteration."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,10 +25,15 @@ class Choice(NamedTuple):
     unroll: int  # the steps in a loop iteration
     pack: bool  # keep few arrays of each step: the parts of z or dz as one, and of the carry no leaf that is put out
     one_loop: bool  # run both directions of equal cells in one loop
+    evaluator: str = "loop"  # or "associative"
 
 
 def choices(
-    project_first: bool | None, unroll: int | None, params: Params, shape: tuple[Any, ...]
+    project_first: bool | None,
+    unroll: int | None,
+    params: Params,
+    shape: tuple[Any, ...],
+    evaluator: str | None = "loop",
 ) -> dict[str, Choice]:
     """The choice for the CPU, and by default, for accelerators.
 
@@ -43,6 +48,7 @@ def choices(
       unroll: what was asked for.
       params: the cell's, of one direction.
       shape: of the inputs, ``(T, *batch, I)``, which may be symbolic.
+      evaluator: what was asked for; None where an associative scan is possible and nothing was asked for.
     """
     best = {
         "cpu": Choice(project_first=_reads_most(params, shape[1:-1]), unroll=1, pack=False, one_loop=False),
@@ -52,7 +58,9 @@ def choices(
         best = {name: choice._replace(project_first=project_first) for name, choice in best.items()}
     if unroll is not None:
         best = {name: choice._replace(unroll=unroll) for name, choice in best.items()}
-    return best
+    if evaluator is None:
+        return best | {"default": best["default"]._replace(evaluator="associative")}
+    return {name: choice._replace(evaluator=evaluator) for name, choice in best.items()}
 
 
 def _reads_most(params: Params, batch: tuple[Any, ...]) -> bool:

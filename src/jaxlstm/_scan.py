@@ -1,4 +1,4 @@
-"""The forward loop over checked arguments, and what it keeps of each step for the derivative."""
+"""The forward pass over checked arguments, as a loop or all steps at once, and what it keeps of each step for the derivative."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm._arrays import pack, unpack
+from jaxlstm._associative import solve
 from jaxlstm._cell import Cell
 from jaxlstm._directions import Directions, run_directions
+from jaxlstm._dtypes import cast_like
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step, readout
 
@@ -22,6 +24,7 @@ class Plan(NamedTuple):
     keep_preactivations: bool  # for the derivative, which otherwise computes them again
     project_first: bool | None  # project all inputs before the loop; None: what is best on the platform
     batch_first: bool  # merge time behind the batch, since the batch is divided among devices
+    evaluator: str | None  # None: what is best on the platform, for a cell that an associative scan can evaluate
 
 
 def forward(
@@ -31,19 +34,20 @@ def forward(
     carry: tuple[Carry, ...],
     inputs: tuple[Inputs, ...],
 ) -> tuple[tuple[Carry, ...], tuple[tuple[Output, Kept], ...]]:
-    """Scan the cell in each direction: the last carry; the outputs, and what the derivative needs.
+    """Run the cell in each direction: the last carry; the outputs, and what the derivative needs.
 
     The compiler drops what is not used.
     """
-    by_platform = choices(plan.project_first, plan.unroll, params[0], inputs[0].x.shape)
+    by_platform = choices(plan.project_first, plan.unroll, params[0], inputs[0].x.shape, plan.evaluator)
     return per_platform(partial(_forward, plan), by_platform, tuple(zip(params, initial, carry, strict=True)), inputs)
 
 
 def _forward(plan: Plan, choice: Choice, constants: Any, inputs: tuple[Inputs, ...]) -> Any:
-    return run_directions(partial(_forward_one, plan, choice), plan.reverse, choice.one_loop, constants, inputs)
+    run = _loop if choice.evaluator == "loop" else _all_at_once
+    return run_directions(partial(run, plan, choice), plan.reverse, choice.one_loop, constants, inputs)
 
 
-def _forward_one(
+def _loop(
     plan: Plan, choice: Choice, reverse: bool, constants: tuple[Params, Carry, Carry], inputs: Inputs
 ) -> tuple[Carry, tuple[Output, Kept]]:
     params, initial, carry = constants
@@ -70,6 +74,25 @@ def _forward_one(
         _, (_, one) = jax.eval_shape(step, carry, now)
         kept = kept._replace(z=unpack(kept.z, one.z))
     return after, (ys, kept._replace(before=_with_outputs(kept.before, shared, carry, ys, reverse)))
+
+
+def _all_at_once(
+    plan: Plan, choice: Choice, reverse: bool, constants: tuple[Params, Carry, Carry], inputs: Inputs
+) -> tuple[Carry, tuple[Output, Kept]]:
+    """`_loop` by an associative scan."""
+    params, initial, carry = constants
+    with jax.named_scope("project"):
+        zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
+
+    def step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
+        after, y, kept = masked_step(plan.cell, params, cast_like(initial, carry), carry, *now)
+        return after, (y, kept if plan.keep_preactivations else kept._replace(z=None))
+
+    def slope(direction: Carry, now: tuple[Inputs, Any]) -> Carry:
+        at = jax.tree.map(jnp.zeros_like, direction)
+        return jax.jvp(lambda carry: step(carry, now)[0], (at,), (direction,))[1]
+
+    return solve(step, slope, carry, (inputs, zxs), reset=inputs.reset, reverse=reverse)
 
 
 def leaf_put_out(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxlstm import _checks
+from jaxlstm._associative import why_not_linear
 from jaxlstm._cell import Cell
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options, RunCell, StepOptions
@@ -112,11 +113,12 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         return self._through_layers(params, xs, carries, options.key, run, drop)
 
     def _cell_of_all(self, options: Options) -> Cell | None:
-        """The cell that all layers have, if all run forward, nothing is drawn, and nothing is reset."""
+        """The cell that all layers have, if all run forward in loops, nothing is drawn, and nothing is reset."""
         cells = {layer.cell if isinstance(layer, Layer) and not layer.reverse else None for layer in self.layers}
         (cell, *others) = cells
         draws = options.key is not None and (self.dropout > 0 or getattr(type(cell), "draw", None) is not Cell.draw)
-        return None if others or options.reset is not None or draws else cell
+        at_once = options.evaluator != "loop" and isinstance(cell, Cell) and why_not_linear(cell) is None
+        return None if others or options.reset is not None or draws or at_once else cell
 
     def _step(
         self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Array, options: StepOptions

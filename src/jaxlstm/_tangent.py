@@ -34,8 +34,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxlstm._arrays import pack, unpack
+from jaxlstm._associative import solve
 from jaxlstm._directions import run_directions
-from jaxlstm._dtypes import at_least_float32, cast
+from jaxlstm._dtypes import at_least_float32, cast, cast_like
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._scan import Plan, forward
 from jaxlstm._step import (
@@ -74,7 +75,7 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     dparams, dinitial, dcarry, dinputs = tangents
     carry, outputs = forward(plan, *primals)
     ys, kept = zip(*outputs, strict=True)
-    by_platform = choices(plan.project_first, plan.unroll, params[0], inputs[0].x.shape)
+    by_platform = choices(plan.project_first, plan.unroll, params[0], inputs[0].x.shape, plan.evaluator)
     if plan.batch_first:  # XLA would leave in the conditional what devices send each other
         linear = partial(_tangents, plan, by_platform, params, inputs, kept)
     else:
@@ -128,21 +129,30 @@ def _tangent(
         dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, packed, params, dparams), inputs, kept, dxs)
         vectors, dvectors = (_per_sequence(_vectors(tree), inputs.x) for tree in (params, dparams))
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def step(dcarry: Carry, now: tuple[Inputs, Kept, Any, Any]) -> tuple[Carry, Output]:
+    def of_step(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Output]:
         inputs, kept, dz, (dafter_params, dy_params) = now
-        dheld = apply_reset(inputs, dinitial, dcarry)
-        z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (kept.before,), (dheld,))
+        before = cast_like(kept.before, dcarry)
+        dheld = apply_reset(inputs, cast_like(dinitial, dcarry), dcarry)
+        z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (before,), (dheld,))
         z = z if kept.z is None else unpack(kept.z, z)
         after, dafter = _transition_tangent(
-            plan, params, (vectors, z, kept.before), (dvectors, _add(unpack(dz, z), dz_carry), dheld), inputs
+            plan, params, (vectors, z, before), (dvectors, _add(unpack(dz, z), dz_carry), dheld), inputs
         )
         dafter = _add(dafter, dafter_params)
         _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
         return hold_masked(inputs, dafter, _add(dy, dy_params), dheld)
 
+    step = jax.checkpoint(partial(of_step, dinitial, dvectors), prevent_cse=False)
+
+    def slope(direction: Carry, now: tuple[Any, ...]) -> Carry:
+        inputs, kept, *others = now
+        nothing = jax.tree.map(jnp.zeros_like, (dinitial, dvectors, others))
+        return of_step(*nothing[:2], direction, (inputs, kept, *nothing[2]))[0]
+
     def scan(choice: Choice, dcarry: Carry, xs: Any) -> tuple[Carry, Output]:
-        return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
+        if choice.evaluator == "loop":
+            return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
+        return solve(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
 
     with jax.named_scope("linear_scan"):
         return per_platform(scan, by_platform, dcarry, (inputs, kept, dzs, dlocals))
@@ -248,7 +258,7 @@ def _all_steps(plan: Plan, fn: Callable[..., Any], inputs: Inputs, kept: Kept, d
 
 
 def _add(one: Any, other: Any) -> Any:
-    """The sum of two trees of tangents, None being zeros; those of integers, which a carry may hold, are float0."""
+    """The sum of two trees of tangents, in the dtypes of the first; None is zeros, and integers have float0."""
     if other is None:
         return one
-    return jax.tree.map(lambda a, b: a if a.dtype == jax.dtypes.float0 else a + b, one, other)
+    return jax.tree.map(lambda a, b: a if a.dtype == jax.dtypes.float0 else a + b.astype(a.dtype), one, other)

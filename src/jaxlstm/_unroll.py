@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
 from jaxlstm._arrays import select
+from jaxlstm._associative import why_not_linear
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._chunks import in_chunks
 from jaxlstm._directions import Directions
@@ -39,6 +40,7 @@ def unroll(
     unroll: int | None = None,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
+    evaluator: str | None = None,
 ) -> tuple[C, Output]:
     """Run a cell over a sequence: ``carry, y_t = cell.step(params, carry, x_t)`` for t = 0 .. T-1.
 
@@ -70,6 +72,10 @@ def unroll(
         each step, which takes less memory. None: before the loop, but on CPU in each step, unless the batch is one
         sequence ``[T, 1, I]`` and the weight matrices take 2 MB or more. The results differ by rounding only.
 
+      evaluator: how the steps are evaluated; the results differ by rounding only. "loop": one after the other, for any
+        cell. "associative": all at once, in a tree of depth log2(T), for a `LinearCell`. None: what is best on the
+        platform. That is the loop on CPU, and elsewhere an associative scan where it is possible.
+
     Returns:
       ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``, or the tree of arrays that the
       cell's `readout` returns, with a leading axis T.
@@ -84,7 +90,7 @@ def unroll(
     ((5, 2, 4), True)
     """
     _checks.check_flag("reverse", reverse)
-    _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
+    _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
     (after,), (ys,) = unroll_directions(
         cell,
         (params,),
@@ -99,6 +105,7 @@ def unroll(
         unroll=unroll,
         remat=remat,
         project_first=project_first,
+        evaluator=evaluator,
     )
     return after, ys
 
@@ -118,6 +125,7 @@ def unroll_directions(
     unroll: int | None,
     remat: bool | int | str | None,
     project_first: bool | None,
+    evaluator: str | None,
 ) -> tuple[tuple[C, ...], tuple[Output, ...]]:
     """`unroll` in one or both directions, with the params, the carry and the key of each.
 
@@ -142,12 +150,23 @@ def unroll_directions(
         "remat": chunk_length(remat, steps),
         "project_first": project_first,
         "batch_first": spans_devices(xs),
+        "evaluator": evaluator_of(cell, evaluator, steps),
     }
     if len(reverse) == 1 or fit_one_loop(params, firsts, xs):
         return _run(params, xs, carry, valid, reset, key, start, reverse=reverse, **static)
     each = zip(params, carry, key, reverse, strict=True)
     runs = [_run((p,), xs, (c,), valid, reset, (k,), start, reverse=(back,), **static) for p, c, k, back in each]
     return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
+
+
+def evaluator_of(cell: Cell, evaluator: str | None, steps: int) -> str | None:
+    """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
+    why_not = why_not_linear(cell)
+    if not isinstance(steps, int):
+        why_not = "a symbolic number of steps needs a loop"
+    if evaluator == "associative" and why_not:
+        _checks.reject("evaluator", "'loop' or None", f"'associative' for {type(cell).__name__}: {why_not}")
+    return evaluator or ("loop" if why_not else None)
 
 
 def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:
@@ -188,7 +207,7 @@ def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
     return max(math.isqrt(steps), 1) if isinstance(remat, str) else int(remat)
 
 
-@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first"))
+@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first", "evaluator"))
 def _run(params: tuple[Params, ...], xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Any, Any]:
     """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
     plan = Plan(**static, keep_preactivations=remat is not True)

@@ -148,6 +148,7 @@ def run_on_core(*runs: CoreRun) -> list[tuple[Any, Array]]:
         unroll=unroll,
         remat=remat,
         project_first=None,
+        evaluator=None,
     )
     return [_as_in_flax(*result) for result in zip(runs, after, ys, strict=True)]
 

@@ -103,7 +103,8 @@ def trace(
         if reverse:
             _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
         xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-        options = Options(lengths, mask, reset, key, start, unroll=None, remat=None, project_first=None)
+        more = {"unroll": None, "remat": None, "project_first": None, "evaluator": "loop"}
+        options = Options(lengths, mask, reset, key, start, **more)
         with lowered_for("cpu"):  # where each layer has a loop of its own
             after, _ = network._apply(params, xs, carry, options, run_cell)
         return after, _nest(network, iter(traces))
