@@ -245,12 +245,10 @@ def check_tuple(name: str, value: Any, length: int, what: str, also: type = tupl
         reject(name, f"a tuple of {length} ({what})", f"a tuple of {len(value)}")
 
 
-EVALUATORS = ("loop", "associative")
+EVALUATORS = ("loop", "associative", "newton")
 
 
-def check_options(
-    *, key: Any, unroll: object, remat: object, project_first: object, evaluator: object = None
-) -> None:
+def check_options(*, key: Any, unroll: object, remat: object, project_first: object, evaluator: object = None) -> None:
     """The options that unroll and every network share."""
     if key is not None:
         check_key(key)

@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     unroll: int  # the steps in a loop iteration
     pack: bool  # keep few arrays of each step: the parts of z or dz as one, and of the carry no leaf that is put out
     one_loop: bool  # run both directions of equal cells in one loop
-    evaluator: str = "loop"  # or "associative"
+    evaluator: str = "loop"  # or "associative" or "newton"
 
 
 def choices(
@@ -60,7 +60,7 @@ def choices(
         best = {name: choice._replace(unroll=unroll) for name, choice in best.items()}
     if evaluator is None:
         return best | {"default": best["default"]._replace(evaluator="associative")}
-    return {name: choice._replace(evaluator=evaluator) for name, choice in best.items()}
+    return best if evaluator == "loop" else {"default": best["default"]._replace(evaluator=evaluator)}
 
 
 def _reads_most(params: Params, batch: tuple[Any, ...]) -> bool:
@@ -73,13 +73,13 @@ def _reads_most(params: Params, batch: tuple[Any, ...]) -> bool:
 
 
 def _chunk(steps: Any) -> int:
-    """The largest divisor of the steps from 8 down to 4, so that no rest needs a loop of its own.
+    """The largest divisor of the steps from 16 down to 4, so that no rest needs a loop of its own.
 
-    Else 8, or all steps if they are fewer; 1 if their number is symbolic.
+    Else 16, or all steps if they are fewer; 1 if their number is symbolic.
     """
     if not isinstance(steps, int):
         return 1
-    return max(1, min(steps, next((size for size in range(8, 3, -1) if steps % size == 0), 8)))
+    return max(1, min(steps, next((size for size in range(16, 3, -1) if steps % size == 0), 16)))
 
 
 def per_platform(fn: Callable[..., Any], by_platform: dict[str, Choice], *operands: Any) -> Any:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm._arrays import pack, unpack
-from jaxlstm._associative import solve
+from jaxlstm._associative import carries_before, solve
 from jaxlstm._cell import Cell
 from jaxlstm._directions import Directions, run_directions
 from jaxlstm._dtypes import cast_like
+from jaxlstm._newton import trajectory
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step, readout
 
@@ -43,7 +44,7 @@ def forward(
 
 
 def _forward(plan: Plan, choice: Choice, constants: Any, inputs: tuple[Inputs, ...]) -> Any:
-    run = _loop if choice.evaluator == "loop" else _all_at_once
+    run = {"loop": _loop, "associative": _associative, "newton": _newton}[choice.evaluator]
     return run_directions(partial(run, plan, choice), plan.reverse, choice.one_loop, constants, inputs)
 
 
@@ -76,7 +77,7 @@ def _loop(
     return after, (ys, kept._replace(before=_with_outputs(kept.before, shared, carry, ys, reverse)))
 
 
-def _all_at_once(
+def _associative(
     plan: Plan, choice: Choice, reverse: bool, constants: tuple[Params, Carry, Carry], inputs: Inputs
 ) -> tuple[Carry, tuple[Output, Kept]]:
     """`_loop` by an associative scan."""
@@ -93,6 +94,21 @@ def _all_at_once(
         return jax.jvp(lambda carry: step(carry, now)[0], (at,), (direction,))[1]
 
     return solve(step, slope, carry, (inputs, zxs), reset=inputs.reset, reverse=reverse)
+
+
+def _newton(
+    plan: Plan, choice: Choice, reverse: bool, constants: tuple[Params, Carry, Carry], inputs: Inputs
+) -> tuple[Carry, tuple[Output, Kept]]:
+    """`_loop` by Newton's method."""
+    params, initial, carry = constants
+    carries = trajectory(plan.cell, reverse, params, initial, carry, inputs)
+
+    def step(carry: Carry, now: Inputs) -> tuple[Carry, tuple[Output, Kept]]:
+        after, y, kept = masked_step(plan.cell, params, initial, carry, now)
+        return after, (y, kept if plan.keep_preactivations else kept._replace(z=None))
+
+    after, outputs = jax.vmap(step)(carries_before(carry, carries, reverse), inputs)
+    return jax.tree.map(lambda leaf: leaf[0 if reverse else -1], after), outputs
 
 
 def leaf_put_out(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:

@@ -37,6 +37,7 @@ from jaxlstm._arrays import pack, unpack
 from jaxlstm._associative import solve
 from jaxlstm._directions import run_directions
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
+from jaxlstm._newton import jacobian_kind, solve_dense
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._scan import Plan, forward
 from jaxlstm._step import (
@@ -150,9 +151,14 @@ def _tangent(
         return of_step(*nothing[:2], direction, (inputs, kept, *nothing[2]))[0]
 
     def scan(choice: Choice, dcarry: Carry, xs: Any) -> tuple[Carry, Output]:
-        if choice.evaluator == "loop":
-            return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
-        return solve(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
+        kind = "diagonal" if choice.evaluator == "associative" else None
+        if choice.evaluator == "newton":
+            kind = jacobian_kind(plan.cell, params, dcarry, inputs)
+        if kind == "diagonal":
+            return solve(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
+        if kind == "dense":
+            return solve_dense(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
+        return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
 
     with jax.named_scope("linear_scan"):
         return per_platform(scan, by_platform, dcarry, (inputs, kept, dzs, dlocals))

@@ -64,7 +64,7 @@ def unroll(
       key: a PRNG key for cells that draw at random in training; None means evaluation.
       start: the absolute time of ``xs[0]``. Step t draws from ``start + t``, so a sequence may be cut anywhere.
       unroll: the number of steps in a loop iteration, as in `jax.lax.scan`. None: what is best on the platform. That is
-        1 on CPU and where T is symbolic, and elsewhere the largest divisor of T from 8 down to 4, else 8.
+        1 on CPU and where T is symbolic, and elsewhere the largest divisor of T from 16 down to 4, else 16.
       remat: what to keep for the backward pass. None: what it needs of every step. True: only the carries; each step is
         computed again. A chunk length: only the carries between chunks. "sqrt": chunks of about sqrt(T) steps, so that
         memory, apart from xs, ys and their gradients, grows as sqrt(T). Chunks need a T that is known, not symbolic.

@@ -28,8 +28,8 @@ from jaxlstm._random import Key
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params, params_template
 
-LAYERS = 3  # from so many on
-WEIGHTS = 16_000_000  # bytes, up to which a GPU's cache holds them
+LAYERS = 2  # from so many on
+WEIGHTS = 40_000_000  # bytes, up to which a GPU's cache holds them
 
 Running = Bool[Array, "*batch L"] | None  # None: all layers
 
@@ -191,7 +191,7 @@ def run_layers(
             for of_layer, given, x in each
         )
         carry = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=-2), *checked)
-    iterations = -(-(steps + layers - 1) // 8) * 8  # so that no rest needs a loop of its own
+    iterations = -(-(steps + layers - 1) // 16) * 16  # so that no rest needs a loop of its own
     counts = jnp.ones(xs.shape[:-1], bool) if valid is None else valid
     xs = select(counts, xs, jnp.zeros_like(xs))
     xs, counts = (jnp.pad(leaf, ((0, iterations - steps), *((0, 0),) * (leaf.ndim - 1))) for leaf in (xs, counts))
