@@ -2,7 +2,7 @@
 
 Times a minGRU by the loop and by the associative scan, and a GRU with its initial params by the loop and by Newton's
 method: the outputs, and the gradient of mean(ys**2) in params and inputs. Short sequences first. Each row is written to
-OUT, a file of JSON lines, as soon as it is done, and none begins once the seconds are spent. Prints Markdown at the end.
+OUT, a file of JSON lines, when it is done, and none begins once the seconds are spent. Prints Markdown at the end.
 """
 
 import argparse

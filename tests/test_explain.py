@@ -23,10 +23,10 @@ def shapes(network, steps, dtype=jnp.float32):
     ("platform", "options", "loop"),
     [
         ("cpu", {}, "26 iterations of 1 step"),
-        ("cuda", {}, "3 iterations of 8 steps and 2 more, since 8 does not divide 26"),
+        ("cuda", {}, "2 iterations of 13 steps"),
         ("tpu", {"unroll": 13}, "2 iterations of 13 steps"),
         ("cpu", {"unroll": 99}, "none, all 26 steps in a row"),
-        ("cuda", {"remat": 10}, "2 chunks of 10 steps and a rest; in each 2 iterations of 5 steps"),
+        ("cuda", {"remat": 10}, "2 chunks of 10 steps and a rest; in each none, all 10 steps in a row"),
     ],
 )
 def test_the_loop_is_that_of_the_lowered_program(platform, options, loop):
@@ -99,10 +99,10 @@ def test_every_cell_of_a_network():
 def test_both_directions():
     """One loop for both where there is one, and twice the bytes and flops of one direction."""
     network = jl.Bidirectional(LSTM)
-    (forward, backward), xs = shapes(network, 16)
+    (forward, backward), xs = shapes(network, 32)
     told = partial(jl.explain, network, platform="cuda")
-    assert "loop: 2 iterations of 8 steps, for both directions" in told((forward, backward), xs)
-    assert "16 iterations of 1 step, for each direction" in jl.explain(network, (forward, backward), xs, platform="cpu")
+    assert "loop: 2 iterations of 16 steps, for both directions" in told((forward, backward), xs)
+    assert "32 iterations of 1 step, for each direction" in jl.explain(network, (forward, backward), xs, platform="cpu")
     narrow = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), backward)
     assert "for each direction" in told((forward, narrow), xs)
     one = jl.explain(LSTM, forward, xs, platform="cuda")
@@ -113,7 +113,23 @@ def test_both_directions():
 
     assert numbers(told((forward, backward), xs)) == pytest.approx(tuple(2 * n for n in numbers(one)), rel=1e-2)
     other = jl.Bidirectional(LSTM, GRU)
-    assert jl.explain(other, *shapes(other, 16), platform="cuda").count("loop: 2 iterations of 8 steps\n") == 2
+    assert jl.explain(other, *shapes(other, 32), platform="cuda").count("loop: 2 iterations of 16 steps\n") == 2
+
+
+def test_other_evaluators():
+    cell = jl.MinGRUCell(H)
+    told = partial(jl.explain, cell, *shapes(cell, 16))
+    assert "no loop: all steps at once, by an associative scan\n" in told(platform="cuda")
+    assert "no loop: the 4 steps of a chunk at once, by an assoc" in told(
+        platform="cpu", evaluator="associative", remat=4
+    )
+    assert "no loop: all steps at once, by Newton's method, or" in told(platform="tpu", evaluator="newton")
+    assert "loop: 1" in told(platform="cpu")
+    assert "CUDA graph" not in told(platform="cuda")
+    with pytest.raises(
+        ValueError, match="evaluator: expected 'loop', 'newton' or None, got 'associative' for LSTMCell"
+    ):
+        jl.explain(LSTM, *shapes(LSTM, 16), evaluator="associative")
 
 
 def test_arrays_and_16_bits():

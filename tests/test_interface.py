@@ -44,7 +44,7 @@ def test_fields(named_tuple, fields):
 
 
 SEQUENCE = "lengths=None, mask=None, reset=None"
-SCAN = "key=None, start=0, unroll=None, remat=None, project_first=None"
+SCAN = "key=None, start=0, unroll=None, remat=None, project_first=None, evaluator=None"
 NAMED = "*, prefix='', layers=None"
 INIT = "self, key, input_size, *, dtype=float32"
 INIT_CARRY = "self, params, batch_shape=(), *, dtype=None"
@@ -245,6 +245,8 @@ ORDER = [
     "_platform",
     "_wavefront",
     "_directions",
+    "_associative",
+    "_newton",
     "_scan",
     "_tangent",
     "_chunks",

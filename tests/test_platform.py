@@ -39,7 +39,8 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(
-    ("steps", "chunk"), [(96, 8), (100, 5), (28, 7), (12, 6), (26, 8), (101, 8), (7, 7), (3, 3), (1, 1), (0, 1)]
+    ("steps", "chunk"),
+    [(96, 16), (100, 10), (28, 14), (12, 12), (26, 13), (34, 16), (101, 16), (7, 7), (3, 3), (1, 1), (0, 1)],
 )
 def test_steps_in_an_iteration_divide_all_steps_where_they_can(steps, chunk):
     cpu, accelerator = choices(None, None, {}, (steps, B, I)).values()
@@ -146,11 +147,11 @@ def test_under_vmap(monkeypatch):
     assert_close(as_on_an_accelerator(monkeypatch, gradients, seeds), compiled(gradients, seeds))
 
 
-@pytest.mark.parametrize(("platform", "forward", "backward"), [("cpu", 2, 1), ("cuda", 8, 8), ("tpu", 8, 8)])
+@pytest.mark.parametrize(("platform", "forward", "backward"), [("cpu", 2, 1), ("cuda", 12, 12), ("tpu", 12, 12)])
 def test_matmuls_in_the_lowered_loops(platform, forward, backward):
     """Of a platform's own program alone: no other is left in the text."""
     cell = CELLS["lstm"]
-    params, xs = cell.init(KEY, I), jnp.ones((16, B, I), jnp.float32)
+    params, xs = cell.init(KEY, I), jnp.ones((24, B, I), jnp.float32)  # 12 steps an iteration off the CPU
     gradient = jax.jit(jax.grad(lambda params, xs: (jl.unroll(cell, params, xs)[1] ** 2).sum(), argnums=(0, 1)))
     text = gradient.trace(params, xs).lower(lowering_platforms=(platform,)).as_text()
     outside = 3 + (platform != "cpu")  # the gradients of w_ih, w_hh and xs; off the CPU the projection of all inputs

@@ -55,11 +55,11 @@ def explain(
     >>> print(jl.explain(cell, params, jax.ShapeDtypeStruct((96, 32, 64), jnp.float32), platform="cuda"))
     LSTMCell(hidden_size=128), forward, on cuda
       xs: float32[96, 32, 64], computed in float32
-      loop: 12 iterations of 8 steps
+      loop: 6 iterations of 16 steps
       inputs: projected before the loop, by one matmul
       kept for the gradient: 7.86 MB, of each step the carry before it except ys (1.57 MB) and pre-activations (6.29 MB)
       matmuls: 0.604 Gflop forward, 1.81 Gflop with the gradient
-      loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step
+      loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS
     """
     _checks.check_options(key=None, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
     if platform is None:
@@ -108,17 +108,26 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     lines = [
         f"{cell}, {' and '.join(directions)}, on {platform}",
         f"xs: {_checks.describe(xs)}, computed in {dtype}",
-        f"loop: {_loop(steps, length, choice.unroll)}{loops}",
+        f"{_evaluation(choice, steps, length)}{loops}",
         f"inputs: projected {where}{'; those of the layers above in each step' * isinstance(cell, Wave)}",
         f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length, choice)}",
         f"matmuls: {flops / 1e9:.3g} Gflop forward, {3 * flops / 1e9:.3g} Gflop with the gradient",
     ]
-    if platform == "cuda":
-        several = "where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS, as in make_train_step"
+    if platform == "cuda" and choice.evaluator == "loop":
+        several = "where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS"
         one = "no, since that needs an iteration of several steps"
         which = "loop" if length == steps else "loop of a chunk"
         lines.append(f"{which} in one CUDA graph: {several if choice.unroll > 1 else one}")
     return "\n  ".join(lines)
+
+
+def _evaluation(choice: Choice, steps: int, length: int) -> str:
+    """How the steps are evaluated."""
+    if choice.evaluator == "loop":
+        return f"loop: {_loop(steps, length, choice.unroll)}"
+    by = {"associative": "an associative scan", "newton": "Newton's method, or the loop where it does not converge"}
+    which = "all steps" if length == steps else f"the {length} steps of a chunk"
+    return f"no loop: {which} at once, by {by[choice.evaluator]}"
 
 
 def _matrix_sizes(cell: Cell, params: tuple[Params, ...]) -> int:

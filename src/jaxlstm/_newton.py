@@ -1,9 +1,9 @@
 """All steps of any recurrence at once, by Newton's method. Experimental.
 
-The carries s_1 .. s_T of a sequence solve the equations s_t = step(s_{t-1}, x_t). From a guess for all of them, Newton's
-method computes what is missing, r_t = step(s_{t-1}, x_t) - s_t, and the Jacobians J_t of the steps. It then corrects all
-carries by the solution of d_t = J_t d_{t-1} + r_t, which an associative scan finds. (Lim et al. 2024, "Parallelizing
-non-linear sequential models over the sequence length"; Danieli et al. 2023, "DeepPCR".)
+The carries s_1 .. s_T of a sequence solve the equations s_t = step(s_{t-1}, x_t). Newton's method starts from a guess
+for all of them. It computes what is missing, r_t = step(s_{t-1}, x_t) - s_t, and the Jacobians J_t of the steps, and
+corrects all carries by the solution of d_t = J_t d_{t-1} + r_t, which an associative scan finds. (Lim et al. 2024,
+"Parallelizing non-linear sequential models over the sequence length"; Danieli et al. 2023, "DeepPCR".)
 
 This takes few iterations where the steps forget what was before them, and up to T where they amplify it. Damping scales
 the Jacobians by a factor, which is halved where a correction made things far worse (compare Gonzalez et al. 2024,
@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlstm import _checks
 from jaxlstm._arrays import select
 from jaxlstm._associative import Slope, affine_scan, carries_before, slopes, solve
 from jaxlstm._cell import Cell
@@ -33,9 +32,10 @@ from jaxlstm._step import Carry, Inputs, Params, masked_step
 
 ITERATIONS = 64  # at most
 DENSE = 128  # features of a carry, up to which Jacobians are matrices; beyond, their diagonals
-ELEMENTWISE = frozenset(
-    "abs add and convert_element_type copy cos div eq erf exp expm1 ge gt integer_pow le log log1p logistic lt max min "
-    "mul ne neg not or pow rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
+ELEMENTWISE = (
+    *("abs", "add", "and", "convert_element_type", "copy", "cos", "div", "eq", "erf", "exp", "expm1", "ge", "gt"),
+    *("integer_pow", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow"),
+    *("rsqrt", "select_n", "sign", "sin", "sqrt", "square", "stop_gradient", "sub", "tanh"),
 )
 GROWTH = 100  # of what is missing, in one correction; it often grows before it shrinks
 TOLERANCE = 32  # times the machine epsilon: what may be missing of a carry, relative to the largest, or to 1
@@ -101,7 +101,7 @@ def newton(
     def is_needed(state: State) -> Array:
         return (state.count < ITERATIONS) & (state.residual > tolerance).any()
 
-    guess = jax.vmap(partial(step, flat))(inputs)
+    guess = jax.vmap(partial(step, _flatten(cast(initial, flat.dtype), flat.ndim - 1)))(inputs)  # the carry may be NaN
     missing, now = residual(guess)
     counts = jnp.zeros(flat.shape[:-1], jnp.int32)
     first = State(guess, missing, jnp.where(jnp.isfinite(now), now, jnp.inf), jnp.ones_like(now), counts, jnp.int32(0))

@@ -1,4 +1,4 @@
-"""The forward pass over checked arguments, as a loop or all steps at once, and what it keeps of each step for the derivative."""
+"""The forward pass over checked arguments, by each evaluator, and what it keeps of each step for the derivative."""
 
 from functools import partial
 from typing import Any, NamedTuple

@@ -26,7 +26,7 @@ from jaxlstm._wavefront import is_best, run_layers
 class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     """Layers on top of each other, each reading the ys of the one below.
 
-    On accelerators, three or more equal layers with small weights run in one loop, each a step behind the one below.
+    On accelerators, two or more equal layers with small weights run in one loop, each a step behind the one below.
     `jaxlstm.explain` says where.
 
     Args:

@@ -51,6 +51,7 @@ def truncated(
     unroll: int | None = None,
     remat: bool | int | str | None = None,
     project_first: bool | None = None,
+    evaluator: str | None = None,
 ) -> tuple[C, Output]:
     """Run a network over a sequence, with a gradient that goes back at most k2 steps: BPTT(k2; k1).
 
@@ -81,6 +82,7 @@ def truncated(
       unroll: the number of steps in a loop iteration.
       remat: as in `jaxlstm.unroll`, for each window.
       project_first: where the inputs are projected, as in `jaxlstm.unroll`.
+      evaluator: how the steps of a window are evaluated, as in `jaxlstm.unroll`.
 
     Returns:
       ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``. The gradient of the carry goes
@@ -103,7 +105,7 @@ def truncated(
     """
     network = _forward_network(network)
     _check_sizes(k1, k2)
-    _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first)
+    _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
     xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
     steps, batch_shape = xs.shape[0], xs.shape[1:-1]
     if not isinstance(steps, int):
@@ -113,7 +115,7 @@ def truncated(
     if carry is not None:
         carry = jax.tree.map(jnp.asarray, carry)
     mask = valid_steps(steps, batch_shape, lengths=lengths, mask=mask)
-    options = {"unroll": unroll, "remat": remat, "project_first": project_first}
+    options = {"unroll": unroll, "remat": remat, "project_first": project_first, "evaluator": evaluator}
     static = {"network": network, "k1": k1, "k2": k2, "options": tuple(options.items())}
     return _truncated(params, xs, carry, mask, reset, key, _checks.start_array(start), **static)
 

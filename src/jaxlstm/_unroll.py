@@ -161,12 +161,14 @@ def unroll_directions(
 
 def evaluator_of(cell: Cell, evaluator: str | None, steps: int) -> str | None:
     """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
-    why_not = why_not_linear(cell)
-    if not isinstance(steps, int):
-        why_not = "a symbolic number of steps needs a loop"
-    if evaluator == "associative" and why_not:
-        _checks.reject("evaluator", "'loop' or None", f"'associative' for {type(cell).__name__}: {why_not}")
-    return evaluator or ("loop" if why_not else None)
+    symbolic = None if isinstance(steps, int) else "a symbolic number of steps needs a loop"
+    why_not = symbolic or (None if evaluator == "newton" else why_not_linear(cell))
+    if evaluator in ("associative", "newton") and why_not:
+        instead = "'loop' or None" if symbolic else "'loop', 'newton' or None"
+        _checks.reject("evaluator", instead, f"{evaluator!r} for {type(cell).__name__}: {why_not}")
+    if why_not or steps == 0:
+        return "loop"
+    return evaluator
 
 
 def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:

@@ -8,7 +8,6 @@ import pytest
 
 import jaxlstm as jl
 from jaxlstm.training import cross_entropy, init_state, make_train_step
-from jaxlstm.training._step import compiler_options_for
 
 KEY = jax.random.key(7)
 
@@ -158,7 +157,7 @@ def test_wrong_arguments_are_named(without_type_hook):
         make_train_step(None, optax.sgd(0.1))
 
 
-def test_compiler_options_for_are_those_of_the_outermost_jit():
+def test_compiler_options_are_those_of_the_outermost_jit():
     def loss_fn(params, batch, key):
         return jnp.mean((params["w"] * batch - 3) ** 2), {}
 
@@ -178,16 +177,9 @@ def test_compiler_options_for_are_those_of_the_outermost_jit():
 
 
 @pytest.mark.parametrize("options", ["fast", {1: True}])
-def test_compiler_options_for_of_another_type_are_refused(options):
+def test_compiler_options_of_another_type_are_refused(without_type_hook, options):
     with pytest.raises(TypeError, match="compiler_options: expected a dict with str keys, got"):
-        compiler_options_for(options, None)
-
-
-@pytest.mark.parametrize(("platform", "expected"), [("gpu", jl.GPU_COMPILER_OPTIONS), ("cpu", {}), ("tpu", {})])
-def test_on_a_gpu_a_step_is_to_be_one_graph(platform, expected, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert compiler_options_for(None, None) == expected
-    assert compiler_options_for({}, None) == {}
+        make_train_step(lambda params, batch, key: (0.0, {}), optax.sgd(0.5), compiler_options=options)
 
 
 def test_seeds_are_trained_as_each_would_be_alone():

@@ -6,6 +6,7 @@ from jaxlstm._cell import RNNCarry
 from jaxlstm.cells._gru import GRUCell, GRUGates, GRUParams
 from jaxlstm.cells._ind_rnn import IndRNNCell, IndRNNParams
 from jaxlstm.cells._learned import LearnedCarry, LearnedCarryParams
+from jaxlstm.cells._linear import LinearCell
 from jaxlstm.cells._lstm import Gates, LSTMCarry, LSTMCell, LSTMParams, lstm_gates, lstm_transition
 from jaxlstm.cells._lstm_variants import LSTMNormParams, LSTMVariantCell, LSTMVariantParams
 from jaxlstm.cells._mgu import MGUCell, MGUGates, MGUParams
@@ -31,6 +32,7 @@ __all__ = [
     "LSTMVariantParams",
     "LearnedCarry",
     "LearnedCarryParams",
+    "LinearCell",
     "MGUCell",
     "MGUGates",
     "MGUParams",

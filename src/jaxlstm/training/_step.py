@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxlstm import GPU_COMPILER_OPTIONS, _checks
+from jaxlstm import _checks
 from jaxlstm._step import Params
 from jaxlstm.training._guard import skipped
 from jaxlstm.training._loss_fn import LossFn, Metrics, call_loss_fn
@@ -77,9 +77,8 @@ def make_train_step(
         other random numbers.) Without it, a batch that would need padding is refused.
       seeds: train several models at once, one for each seed. State, batches and metrics have a first axis of seeds,
         which `batch_axis` counts. To make the state, stack the leaves of several from `init_state`.
-      compiler_options: as in `jax.jit`. None: on a GPU `jaxlstm.GPU_COMPILER_OPTIONS`, which make the whole step one
-        CUDA graph, and elsewhere none; ``{}``: none. Only the outermost jit can have options, so a step called within a
-        jit or vmap of yours runs without them.
+      compiler_options: as in `jax.jit`, such as `jaxlstm.GPU_COMPILER_OPTIONS`. Only the outermost jit can have
+        options, so a step called within a jit or vmap of yours runs without them.
 
     Returns:
       A `TrainStep`, ``train_step(state, batch) -> (state, metrics)``. The metrics are "loss", "grad_norm" (the
@@ -104,7 +103,7 @@ def make_train_step(
     check_optimizer(optimizer)
     check_mesh(mesh, batch_axis, param_specs, batch_size, mask)
     _checks.check_flag("seeds", seeds)
-    options = compiler_options_for(compiler_options, mesh)
+    options = _compiler_options(compiler_options)
     loss = partial(call_loss_fn, loss_fn)
     update = optax.with_extra_args_support(optimizer).update  # takes `more`, which most optimizers drop
 
@@ -144,11 +143,10 @@ class JittedStep:
         return self._step.lower(state, batch)
 
 
-def compiler_options_for(options: Any, mesh: Mesh | None) -> dict[str, Any]:
-    """The given options, or by default those for the platform that the step runs on."""
+def _compiler_options(options: Any) -> dict[str, Any]:
+    """The given options, checked."""
     if options is None:
-        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-        return GPU_COMPILER_OPTIONS if platform == "gpu" else {}
+        return {}
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         _checks.reject("compiler_options", "a dict with str keys", _checks.describe(options), TypeError)
     return dict(options)

@@ -1,0 +1,253 @@
+"""Evaluators other than the loop: the same numbers, derivatives and options; what they refuse; how deep they are."""
+
+import re
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+from jaxlstm import _newton
+
+T, B, I, H = 13, 2, 3, 4  # noqa: E741
+KEY = jax.random.key(0)
+XS = jax.random.normal(jax.random.key(1), (T, B, I))
+MASK, RESET = (jax.random.bernoulli(jax.random.key(seed), rate, (T, B)) for seed, rate in ((2, 0.7), (3, 0.3)))
+LINEAR = {
+    "min_gru": jl.MinGRUCell(H),
+    "min_lstm": jl.MinLSTMCell(H),
+    "learned carry": jl.LearnedCarry(jl.MinGRUCell(H)),
+}
+ANY = {"gru": jl.GRUCell(H), "lstm": jl.LSTMCell(H), "ind_rnn": jl.IndRNNCell(H)}
+OPTIONS = {
+    "plain": {},
+    "reverse, lengths": {"reverse": True, "lengths": jnp.array([5, 0])},
+    "mask, reset": {"mask": MASK, "reset": RESET},
+    "reverse, mask, reset": {"reverse": True, "mask": MASK, "reset": RESET},
+    "chunks": {"remat": 5, "mask": MASK},
+    "remat, reset": {"remat": True, "reset": RESET},
+}
+SOME = ("mask, reset", "chunks")  # for the default run; the rest are slow
+
+
+def drawn(cell):
+    """Params none of which is zero, and a carry."""
+    params = cell.init(KEY, I, dtype=jnp.float64)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(4), len(leaves))
+    moved = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    params = jax.tree.unflatten(structure, moved)
+    return params, jax.tree.map(lambda leaf: leaf + 0.5, cell.init_carry(params, (B,)))
+
+
+def both(cell, evaluator, options, order=1):
+    """What the loop and the evaluator give: outputs and gradients, or a gradient of the gradient."""
+    params, carry = drawn(cell)
+
+    def loss(name, params, xs, carry):
+        after, ys = jl.unroll(cell, params, xs, carry, evaluator=name, **options)
+        return jnp.sin(ys).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(after)), (after, ys)
+
+    def first(name, *args):
+        return jax.value_and_grad(partial(loss, name), argnums=(0, 1, 2), has_aux=True)(*args)
+
+    def second(name, *args):
+        norm = lambda *args: sum((leaf**2).sum() for leaf in jax.tree.leaves(first(name, *args)[1]))  # noqa: E731
+        return jax.grad(norm, argnums=(0, 1, 2))(*args)
+
+    run = jax.jit(first if order == 1 else second, static_argnums=0)
+    return run("loop", params, XS, carry), run(evaluator, params, XS, carry)
+
+
+def assert_same(one, other):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), one, other)
+
+
+def finished(results):
+    """The results, when they are there and what they warn of is said."""
+    jax.block_until_ready(results)
+    jax.effects_barrier()
+    return results
+
+
+def cases(cells, evaluator):
+    for name in cells:
+        for option in OPTIONS:
+            few = option in SOME and name in ("min_lstm", "gru")
+            marks = () if few else pytest.mark.slow
+            yield pytest.param(cells[name], evaluator, option, marks=marks, id=f"{name}-{option}")
+
+
+@pytest.mark.parametrize(("cell", "evaluator", "option"), [*cases(LINEAR, "associative"), *cases(ANY, "newton")])
+def test_numbers_and_gradients_are_those_of_the_loop(cell, evaluator, option):
+    assert_same(*both(cell, evaluator, OPTIONS[option]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "evaluator"), [(LINEAR["min_lstm"], "associative"), (ANY["gru"], "newton"), (ANY["ind_rnn"], "newton")]
+)
+def test_second_derivatives_are_those_of_the_loop(cell, evaluator):
+    assert_same(*both(cell, evaluator, {"mask": MASK, "reset": RESET}, order=2))
+
+
+@pytest.mark.parametrize("evaluator", ["associative", "newton"])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_few_steps(evaluator, steps):
+    cell = LINEAR["min_gru"] if evaluator == "associative" else ANY["gru"]
+    params, carry = drawn(cell)
+    assert_same(*(jl.unroll(cell, params, XS[:steps], carry, evaluator=name) for name in ("loop", evaluator)))
+
+
+def test_networks_and_draws():
+    """Both directions, stacks, dropout with a key and a start, and vmap over params."""
+    network = jl.Stack(jl.Bidirectional(jl.MinGRUCell(H)), jl.MinLSTMCell(H), dropout=0.5)
+    params = jax.vmap(lambda key: network.init(key, I, dtype=jnp.float64))(jax.random.split(KEY, 2))
+
+    def run(name, params):
+        return network.apply(params, XS, mask=MASK, key=KEY, start=7, evaluator=name)
+
+    assert_same(*(jax.vmap(partial(run, name))(params) for name in ("loop", "associative")))
+
+
+@pytest.mark.parametrize(("evaluator", "cell"), [("associative", LINEAR["min_gru"]), ("newton", ANY["gru"])])
+def test_nan_reaches_nothing_behind_a_reset_or_in_the_padding(evaluator, cell):
+    params, carry = drawn(cell)
+    carry = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), carry)
+    reset = jnp.zeros((T, B), bool).at[0].set(True)
+    xs, lengths = XS.at[9:, 1].set(jnp.nan), jnp.array([T, 9])
+
+    def loss(params, name):
+        return jl.unroll(cell, params, xs, carry, reset=reset, lengths=lengths, evaluator=name)[1].sum()
+
+    found, expected = (jax.value_and_grad(loss)(params, name) for name in (evaluator, "loop"))
+    assert np.isfinite(found[0])
+    assert_same(found, expected)
+
+
+def test_16_bits_are_at_least_as_exact_as_in_the_loop():
+    cell = jl.MinLSTMCell(H)
+    params, _ = drawn(cell)
+    xs = jax.random.normal(KEY, (300, B, I), jnp.bfloat16)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    def error(name):
+        exact = jl.unroll(cell, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), narrow), xs.astype(jnp.float64))[1]
+        ys = jl.unroll(cell, narrow, xs, evaluator=name)[1]
+        assert ys.dtype == jnp.bfloat16
+        return jnp.abs(ys.astype(jnp.float64) - exact).max()
+
+    assert error("associative") <= 1.5 * error("loop") < 0.03
+
+
+def test_float32_over_a_long_sequence():
+    """The bound that the docs state: 1e-5 after 16 384 steps, against float64."""
+    cell = jl.MinGRUCell(H)
+    params, _ = drawn(cell)
+    xs = jax.random.normal(KEY, (16_384, 1, I))
+    exact = jl.unroll(cell, params, xs)[1]
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, xs))
+    found = jl.unroll(cell, *narrow, evaluator="associative")[1]
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Overriding(jl.MinGRUCell):
+    """It claims to be linear by its class, and is not."""
+
+    def transition(self, params, z, carry):
+        return jl.RNNCarry(h=jnp.tanh(super().transition(params, z, carry).h))
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (jl.LSTMCell(H), "no coefficients"),
+        (jl.LearnedCarry(jl.GRUCell(H)), "no coefficients"),
+        (jl.Zoneout(jl.MinGRUCell(H), h=0.1), "its own transition may not be linear"),
+        (Overriding(H), "its own transition may not be linear"),
+    ],
+    ids=str,
+)
+def test_a_cell_that_is_not_linear_is_refused(cell, why):
+    params = cell.init(KEY, I)
+    with pytest.raises(ValueError, match=f"evaluator: expected .*{why}"):
+        jl.unroll(cell, params, XS, evaluator="associative")
+
+
+def test_an_unknown_evaluator_and_symbolic_steps_are_refused(without_type_hook):
+    cell = LINEAR["min_gru"]
+    params, _ = drawn(cell)
+    with pytest.raises(ValueError, match=r"evaluator: expected None or one of 'loop', .*got 'scan'"):
+        jl.unroll(cell, params, XS, evaluator="scan")
+    (steps,) = jax.export.symbolic_shape("T")
+    xs = jax.ShapeDtypeStruct((steps, B, I), jnp.float64)
+    run = lambda evaluator: jax.export.export(jax.jit(partial(jl.unroll, cell, evaluator=evaluator)))(params, xs)  # noqa: E731
+    run(None)
+    for evaluator in ("associative", "newton"):
+        with pytest.raises(ValueError, match=f"evaluator: expected 'loop' or None, got '{evaluator}' .*symbolic"):
+            run(evaluator)
+
+
+def test_no_loop_over_time_is_left():
+    """The longest chain of dependent steps: the loop's T iterations, or no loop at all."""
+    cell = LINEAR["min_gru"]
+    params, _ = drawn(cell)
+    xs = jnp.ones((64, B, I))
+
+    def loops(evaluator, platform="cpu"):
+        loss = lambda params: jl.unroll(cell, params, xs, evaluator=evaluator)[1].sum()  # noqa: E731
+        lowered = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=(platform,))
+        return len(re.findall("stablehlo.while", lowered.as_text()))
+
+    assert [loops("loop"), loops(None), loops("associative")] == [2, 2, 0]
+    assert loops(None, "cuda") == loops(None, "tpu") == 0
+
+
+def test_where_newton_s_method_does_not_converge_the_loop_runs_and_says_so(monkeypatch):
+    cell = ANY["gru"]
+    params = jax.tree.map(lambda leaf: 30 * leaf, drawn(cell)[0])
+    monkeypatch.setattr(_newton, "ITERATIONS", 2)
+    jax.clear_caches()
+    expected = jl.unroll(cell, params, XS)
+    with pytest.warns(UserWarning, match="did not converge for 2 of 2 sequences in 2 iterations; the loop ran"):
+        found = finished(jl.unroll(cell, params, XS, evaluator="newton"))
+    assert_same(found, expected)
+    jax.clear_caches()
+
+
+def test_where_it_converges_nothing_is_said():
+    cell = ANY["gru"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        finished(jl.unroll(cell, drawn(cell)[0], XS, evaluator="newton"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [jl.LSTMCell(H), jl.GRUCell(H)])
+def test_beyond_the_largest_jacobian_diagonals_do(cell, monkeypatch):
+    monkeypatch.setattr(_newton, "DENSE", 2)
+    jax.clear_caches()
+    assert_same(*both(cell, "newton", {"mask": MASK, "reset": RESET}))
+    assert_same(*both(cell, "newton", {}, order=2))
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [
+        (jl.IndRNNCell(H), "diagonal"),
+        (jl.MinGRUCell(H), "diagonal"),
+        (jl.LSTMCell(H), "dense"),
+        (jl.RNNCell(H), "dense"),
+        (jl.GRUCell(200), "large"),
+    ],
+)
+def test_kinds_of_jacobians(cell, kind):
+    params = cell.init(KEY, I, dtype=jnp.float64)
+    inputs = _newton.Inputs(XS, None, RESET, None)
+    assert _newton.jacobian_kind(cell, params, cell.init_carry(params, (B,)), inputs) == kind
