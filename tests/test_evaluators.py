@@ -171,7 +171,7 @@ class Overriding(jl.MinGRUCell):
         (jl.Zoneout(jl.MinGRUCell(H), h=0.1), "its own transition may not be linear"),
         (Overriding(H), "its own transition may not be linear"),
     ],
-    ids=str,
+    ids=["lstm", "learned", "zoneout", "overriding"],
 )
 def test_a_cell_that_is_not_linear_is_refused(cell, why):
     params = cell.init(KEY, I)
