@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import jaxlstm_command
 from jaxlstm import tasks
 from jaxlstm.__main__ import main
 
@@ -296,3 +297,20 @@ def test_what_to_type_to_go_on_is_quoted(run, monkeypatch, tmp_path, capsys):
 def test_a_temperature_near_zero_takes_the_likeliest(run, capsys, temperature):
     sample = [*COMMANDS["sample"](run / "run"), "--temperature"]
     assert say(capsys, *sample, temperature)[1] == say(capsys, *sample, "0")[1]
+
+
+def test_an_interrupt_that_python_ignores_comes_again(monkeypatch):
+    """As where Ctrl-C comes within a callback of the garbage collector."""
+    monkeypatch.setattr(sys, "unraisablehook", jaxlstm_command._interrupt_again)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class Ignoring:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            Ignoring()
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
