@@ -229,8 +229,8 @@ def _run_plan(
 ) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
     """The loops over checked arguments."""
     params = tuple(cast(given, compute_dtype(given, xs.dtype)) for given in params)
-    begin = partial(_begin, plan.cell, xs, valid, reset, start)
-    initial, carry, inputs = zip(*map(begin, params, carry, key, plan.reverse), strict=True)
+    of_direction = partial(begin, plan.cell, xs, valid, reset, start)
+    initial, carry, inputs = zip(*map(of_direction, params, carry, key, plan.reverse), strict=True)
     run = partial(recurrence, plan, params, initial)
     if isinstance(remat, bool):
         carry, ys = run(carry, inputs)
@@ -243,7 +243,7 @@ def _run_plan(
     return carry, ys
 
 
-def _begin(
+def begin(
     cell: Cell,
     xs: Array,
     valid: Array | None,

@@ -8,6 +8,7 @@ draw_retention(ax, remembered)                      # another draws it on Matplo
 from jaxlstm.inspect._gates import Saturation, half_life, retention, saturation
 from jaxlstm.inspect._gradients import gradient_flow, input_contributions, input_jacobian_norms
 from jaxlstm.inspect._jacobians import largest_singular_values, lyapunov_exponents, step_jacobians
+from jaxlstm.inspect._newton import NewtonReport, newton_converges, newton_report
 from jaxlstm.inspect._pictures import (
     draw_contributions,
     draw_gate,
@@ -20,6 +21,7 @@ from jaxlstm.inspect._pictures import (
 from jaxlstm.inspect._trace import Trace, trace
 
 __all__ = [
+    "NewtonReport",
     "Saturation",
     "Trace",
     "draw_contributions",
@@ -35,6 +37,8 @@ __all__ = [
     "input_jacobian_norms",
     "largest_singular_values",
     "lyapunov_exponents",
+    "newton_converges",
+    "newton_report",
     "retention",
     "saturation",
     "step_jacobians",
