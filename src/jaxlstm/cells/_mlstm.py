@@ -154,11 +154,10 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
     ) -> tuple[MLSTMCarry, Float[Array, "*batch L H"]]:
         """L steps of `transition` at once: the carry after the last, and the h of each.
 
-            C_t q_t = a_t C q_t + sum over s <= t of d_ts (k_s^T q_t) v_s        C: the memory before the chunk
-            a_t = exp(F_t + m - m_t)    d_ts = exp(F_ts + z_i,s - m_t)           F: sums of log f~ of the steps between
+            C_t q_t = f_1 ... f_t C q_t + sum over s <= t of i_s f_{s+1} ... f_t (k_s^T q_t) v_s
 
-        n_t^T q_t likewise. So only the last C is computed, and two matmuls over the chunk replace L dependent steps. A
-        NaN in a step that counts may reach every h of the chunk.
+        for the C before the chunk, and n_t^T q_t likewise. So of the C_t only the last is computed, and matmuls over the
+        chunk replace L dependent steps. A NaN in a step that counts may reach every h of the chunk.
 
         Args:
           params: the cell's params.
@@ -170,21 +169,32 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
 
         Reference: the recurrence above, whose solution is the parallel form in the appendix of Beck et al. 2024.
         """
-        episode = None if reset is None else jnp.cumsum(reset, axis=-1)
-        held, start = carry, _without_unread(carry, initial, valid, episode)
-        size, heads = self.hidden_size, self.num_heads
-        vectors, z_o, z_i, z_f = jnp.split(z, [3 * size, 4 * size, 4 * size + heads], axis=-1)
-        q, k, v = (part.reshape(*z.shape[:-1], *carry.n.shape[-2:]) for part in jnp.split(vectors, 3, axis=-1))
-        read = read_memory(start.c, start.n, start.m, q)
-        if episode is not None:
+        episode = jnp.zeros(z.shape[:-1], jnp.int32) if reset is None else jnp.cumsum(reset, axis=-1)
+        held = carry
+        if valid is not None or reset is not None:  # so that NaN in a carry that no step reads reaches no gradient
+            reads = episode == 0 if valid is None else valid & (episode == 0)
+            carry = select(reads.any(-1), carry, initial)
+        q, k, v, z_o, log_i, log_f = self._split_chunk(z, valid)
+        read = read_memory(carry.c, carry.n, carry.m, q)
+        if reset is not None:
             read = select(episode == 0, read, read_memory(initial.c, initial.n, initial.m, q))
-            held, start = select(episode[..., -1] > 0, (initial, initial), (held, start))
-        decays = chunk_decays(z_i, log_forget(z_f, exponential=self.exponential_forget), read.m, valid, episode)
+            held, carry = select(episode[..., -1] > 0, (initial, initial), (held, carry))
+        decays = chunk_decays(log_i, log_f, read.m, episode)
         c_q, n_q = read_chunk(decays, read, q, k, v)
         h = jax.nn.sigmoid(z_o) * (c_q / _norm(n_q, decays.m)[..., None]).reshape(*z_o.shape)
-        c, n = write_chunk(decays, start.c, start.n, k, v)
+        c, n = write_chunk(decays, carry.c, carry.n, k, v)
         after = MLSTMCarry(h=h[..., -1, :], c=c, n=n, m=decays.m[..., -1, :])
         return (after, h) if valid is None else _hold_masked(after, h, held, valid, episode)
+
+    def _split_chunk(self, z: Array, valid: Array | None) -> tuple[Array, ...]:
+        """q, k and v of each head, z_o, log i~ and log f~, which say that masked steps write and forget nothing."""
+        size, heads = self.hidden_size, self.num_heads
+        vectors, z_o, log_i, z_f = jnp.split(z, [3 * size, 4 * size, 4 * size + heads], axis=-1)
+        q, k, v = (part.reshape(*z.shape[:-1], heads, -1) for part in jnp.split(vectors, 3, axis=-1))
+        log_f = log_forget(z_f, exponential=self.exponential_forget)
+        if valid is not None:
+            log_i, log_f = (select(valid, gate, jnp.full_like(gate, to)) for gate, to in ((log_i, -jnp.inf), (log_f, 0)))
+        return q, k, v, z_o, log_i, log_f
 
     def _gates_and_m(self, z: Array, m: Array) -> tuple[MLSTMGates, Array]:
         size, heads = self.hidden_size, self.num_heads
@@ -218,27 +228,15 @@ def _norm(n_q: Float[Array, "*batch N"], m: Float[Array, "*batch N"]) -> Float[A
     return jnp.maximum(jnp.abs(n_q), jnp.exp(jnp.clip(-m, -0.49 * limit, 0.99 * limit)))
 
 
-def _without_unread(
-    carry: MLSTMCarry,
-    initial: MLSTMCarry,
-    valid: Bool[Array, "*batch L"] | None,
-    episode: Int[Array, "*batch L"] | None,
-) -> MLSTMCarry:
-    """The carry, or the initial one where no step of the chunk reads it, so that NaN in it reaches no gradient."""
-    if episode is not None:
-        valid = episode == 0 if valid is None else valid & (episode == 0)
-    return carry if valid is None else select(valid.any(-1), carry, initial)
-
-
 def _hold_masked(
     after: MLSTMCarry,
     h: Float[Array, "*batch L H"],
     held: MLSTMCarry,
     valid: Bool[Array, "*batch L"],
-    episode: Int[Array, "*batch L"] | None,
+    episode: Int[Array, "*batch L"],
 ) -> tuple[MLSTMCarry, Float[Array, "*batch L H"]]:
     """The h of the last step that counts in the carry, or the carry held where none does; zeros for masked steps."""
-    counts = valid if episode is None else valid & (episode == episode[..., -1:])
+    counts = valid & (episode == episode[..., -1:])
     time = jax.lax.broadcasted_iota(jnp.int32, valid.shape, valid.ndim - 1)
     last = jnp.where(counts, time, -1).max(-1, keepdims=True)
     after = after._replace(h=select(time == last, h, jnp.zeros_like(h)).sum(-2))

@@ -1,18 +1,19 @@
 """The mLSTM's memory over a chunk of steps at once: decays between all steps, then matmuls over the chunk.
 
-Derived from the recurrence in `_mlstm`. L steps, t or s, come after the batch axes. A step may be masked, which holds
-the memory, or begin a new episode, which starts from the cell's initial memory.
+Derived from the recurrence in `_mlstm`. L steps, t or s, come after the batch axes. Steps of different episodes do not
+see each other: the first step of an episode starts from the cell's initial memory, but those of episode 0 from the
+memory before the chunk.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
 class Read(NamedTuple):
-    """C q_t and n^T q_t for the memory before a chunk and each q of the chunk, and m of that memory."""
+    """C q_t and n^T q_t of the memory before the episode of each step, and the m of that memory."""
 
     c_q: Float[Array, "*batch L N D"]
     n_q: Float[Array, "*batch L N"]
@@ -42,41 +43,44 @@ def chunk_decays(
     log_i: Float[Array, "*batch L N"],
     log_f: Float[Array, "*batch L N"],
     m_start: Float[Array, "*batch L N"],
-    valid: Bool[Array, "*batch L"] | None = None,
-    episode: Int[Array, "*batch L"] | None = None,
+    episode: Int[Array, "*batch L"],
 ) -> Decays:
-    """The stabilised decays between the steps of a chunk, from the logarithms of the gates.
+    """The decays between the steps of a chunk: products of the stabilised gates i and f of the recurrence.
 
-        F_ts  = sum of log f_r over s < r <= t        F_t = sum of log f_r over all r <= t of the episode
-        m_t   = max(F_t + m_start, max over s of F_ts + log i_s)
-        steps = exp(F_ts + log i_s - m_t)             0 for s > t, across episodes and for a masked s
-        start = exp(F_t + m_start - m_t)
+        m_t   = max(log f~_t + m_{t-1}, log i~_t)        the recurrence, by an associative scan
+        steps = i_s f_{s+1} ... f_t                      0 for s > t and across episodes
+        start = product of f_r over all r <= t of the episode
 
-    Each F_ts is a sum of its own. A difference of cumulative sums would lose its digits after a step that forgets all.
+    Each product is a sum of logarithms of its own. The difference of two cumulative sums would have no digits left after
+    a step that forgets all. A masked step has log i~ = -inf and log f~ = 0.
 
     Args:
-      log_i: the logarithms of the input gates.
-      log_f: the logarithms of the forget gates.
+      log_i: log i~, of the input gates before they are stabilised.
+      log_f: log f~, likewise.
       m_start: the m of the memory before the episode of each step.
-      valid: False where a step is masked; None: all count.
-      episode: the number of each step's episode, which only grows; None: all steps are of one.
+      episode: the number of the episode of each step, which only grows.
     """
-    log_i, log_f, m_start = (jnp.swapaxes(gate, -1, -2) for gate in (log_i, log_f, m_start))
-    time = jax.lax.expand_dims(jnp.arange(log_f.shape[-1]), range(log_f.ndim - 1))
+    new = jnp.diff(episode, axis=-1, prepend=episode[..., :1] - 1) > 0
+    m, m_before = _stabilisers(log_i, log_f, m_start, new[..., None])
+    log_i, log_f = (jnp.swapaxes(gate, -1, -2) for gate in (log_i - m, log_f + m_before - m))
+    time = jax.lax.expand_dims(jnp.arange(episode.shape[-1]), range(log_f.ndim - 1))
     t, s = time[..., :, None], time[..., None, :]
-    seen = t >= s
-    if episode is not None:
-        seen = seen & (episode[..., None, :, None] == episode[..., None, None, :])
-    if valid is not None:
-        log_f = jnp.where(valid[..., None, :], log_f, 0)
-    from_start = jnp.where(seen, log_f[..., None, :], 0).sum(-1) + m_start
-    from_steps = jnp.cumsum(jnp.where(t > s, log_f[..., :, None], 0), axis=-2) + log_i[..., None, :]
-    if valid is not None:
-        seen = seen & valid[..., None, None, :]
-    from_steps = jnp.where(seen, from_steps, -jnp.inf)
-    m = jnp.maximum(from_start, from_steps.max(-1))
-    steps, start = jnp.exp(from_steps - m[..., None]), jnp.exp(from_start - m)
-    return Decays(steps, jnp.swapaxes(start, -1, -2), jnp.swapaxes(m, -1, -2))
+    seen = (t >= s) & (episode[..., None, :, None] == episode[..., None, None, :])
+    between = jnp.cumsum(jnp.where(t > s, log_f[..., :, None], 0), axis=-2)
+    start = jnp.where(seen, log_f[..., None, :], 0).sum(-1)
+    steps = jnp.exp(jnp.where(seen, between + log_i[..., None, :], -jnp.inf))
+    return Decays(steps=steps, start=jnp.swapaxes(jnp.exp(start), -1, -2), m=m)
+
+
+def _stabilisers(log_i: Array, log_f: Array, m_start: Array, new: Array) -> tuple[Array, Array]:
+    """m of each step and m before it. An associative scan of x -> max(f + x, i), where a new episode has f = -inf."""
+
+    def compose(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+        return one[0] + two[0], jnp.maximum(two[0] + one[1], two[1])
+
+    i = jnp.where(new, jnp.maximum(log_f + m_start, log_i), log_i)
+    _, m = jax.lax.associative_scan(compose, (jnp.where(new, -jnp.inf, log_f), i), axis=log_i.ndim - 2)
+    return m, jnp.where(new, m_start, jnp.roll(m, 1, axis=-2))
 
 
 def read_chunk(
