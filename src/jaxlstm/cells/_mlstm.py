@@ -156,7 +156,7 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
 
             C_t q_t = f_1 ... f_t C q_t + sum over s <= t of i_s f_{s+1} ... f_t (k_s^T q_t) v_s
 
-        for the C before the chunk, and n_t^T q_t likewise. So of the C_t only the last is computed, and matmuls over the
+        for the C before the chunk, and n_t^T q_t likewise. Only the last of the C_t is computed, and matmuls over the
         chunk replace L dependent steps. A NaN in a step that counts may reach every h of the chunk.
 
         Args:
@@ -193,7 +193,9 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         q, k, v = (part.reshape(*z.shape[:-1], heads, -1) for part in jnp.split(vectors, 3, axis=-1))
         log_f = log_forget(z_f, exponential=self.exponential_forget)
         if valid is not None:
-            log_i, log_f = (select(valid, gate, jnp.full_like(gate, to)) for gate, to in ((log_i, -jnp.inf), (log_f, 0)))
+            log_i, log_f = (
+                select(valid, gate, jnp.full_like(gate, to)) for gate, to in ((log_i, -jnp.inf), (log_f, 0))
+            )
         return q, k, v, z_o, log_i, log_f
 
     def _gates_and_m(self, z: Array, m: Array) -> tuple[MLSTMGates, Array]:
@@ -211,7 +213,7 @@ def mlstm_transition(
     carry: MLSTMCarry,
     m: Float[Array, "*batch N"],
 ) -> MLSTMCarry:
-    """C_t = f C_{t-1} + i v k^T, n_t = f n_{t-1} + i k, h_t = o * C_t q / max(|n_t^T q|, exp(-m_t)), beside the new m."""
+    """C_t = f C_{t-1} + i v k^T, n_t = f n_{t-1} + i k, h_t = o * C_t q / max(|n_t^T q|, exp(-m_t)); and the new m."""
     i, f = gates.i[..., None], gates.f[..., None]
     c = f[..., None] * carry.c + (i * v)[..., None] * k[..., None, :]
     n = f * carry.n + i * k

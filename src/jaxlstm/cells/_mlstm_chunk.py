@@ -51,8 +51,8 @@ def chunk_decays(
         steps = i_s f_{s+1} ... f_t                      0 for s > t and across episodes
         start = product of f_r over all r <= t of the episode
 
-    Each product is a sum of logarithms of its own. The difference of two cumulative sums would have no digits left after
-    a step that forgets all. A masked step has log i~ = -inf and log f~ = 0.
+    Each product is a sum of logarithms of its own: the difference of two cumulative sums would have no digits left
+    after a step that forgets all. A masked step has log i~ = -inf and log f~ = 0.
 
     Args:
       log_i: log i~, of the input gates before they are stabilised.
