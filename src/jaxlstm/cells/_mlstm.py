@@ -190,7 +190,7 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         """q, k and v of each head, z_o, log i~ and log f~, which say that masked steps write and forget nothing."""
         size, heads = self.hidden_size, self.num_heads
         vectors, z_o, log_i, z_f = jnp.split(z, [3 * size, 4 * size, 4 * size + heads], axis=-1)
-        q, k, v = (part.reshape(*z.shape[:-1], heads, -1) for part in jnp.split(vectors, 3, axis=-1))
+        q, k, v = (part.reshape(*z.shape[:-1], heads, size // heads) for part in jnp.split(vectors, 3, axis=-1))
         log_f = log_forget(z_f, exponential=self.exponential_forget)
         if valid is not None:
             log_i, log_f = (
