@@ -35,13 +35,13 @@ def initial_of(cell, params):
     return jax.tree.map(np.asarray, cell.init_carry(params, dtype=np.float64))
 
 
-def assert_equals_loop(cell, step, arguments, names=""):
+def assert_equals_loop(cell, step, arguments, names="", unroll=jl.unroll):
     """Values and gradients of `unroll`, with NaN in what the options hide, are those of the loop."""
     params, xs, carry, dcarry, dys = arguments
     initial, options = initial_of(cell, params), random_options(names, len(xs), xs.shape[1:-1])
     valid = references.steps_that_count(xs, options.get("lengths"), options.get("mask"))
     hidden = np.where(valid[..., None], xs, np.nan)
-    got, pull_back = jax.vjp(lambda p, x, c: jl.unroll(cell, p, x, c, **options), params, hidden, carry)
+    got, pull_back = jax.vjp(lambda p, x, c: unroll(cell, p, x, c, **options), params, hidden, carry)
     assert_close(got, references.forward(step, params, xs, carry, initial, **options))
     want = references.backward(step, params, xs, carry, initial, dcarry, dys, **options)
     assert_close(pull_back((dcarry, dys)), want)

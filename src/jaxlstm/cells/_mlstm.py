@@ -1,4 +1,4 @@
-"""The mLSTM (Beck et al. 2024, xLSTM) in its recurrent form: a matrix memory. Params, carry, cell, equations."""
+"""The mLSTM (Beck et al. 2024, xLSTM), by steps or chunks: a matrix memory. Params, carry, cell, equations."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -7,14 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxlstm import _checks, _init
-from jaxlstm._arrays import add_bias
+from jaxlstm._arrays import add_bias, select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, carry_dtype
 from jaxlstm._random import Key
-from jaxlstm.cells._slstm import exponential_gates
+from jaxlstm.cells._mlstm_chunk import chunk_decays, read_chunk, read_memory, write_chunk
+from jaxlstm.cells._slstm import exponential_gates, log_forget
 
 
 class MLSTMParams(NamedTuple):
@@ -142,6 +143,61 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         """The gates of z, stabilised."""
         return self._gates_and_m(z, carry.m)[0]
 
+    def chunk(
+        self,
+        params: MLSTMParams,
+        z: Float[Array, "*batch L G"],
+        carry: MLSTMCarry,
+        initial: MLSTMCarry,
+        valid: Bool[Array, "*batch L"] | None = None,
+        reset: Bool[Array, "*batch L"] | None = None,
+    ) -> tuple[MLSTMCarry, Float[Array, "*batch L H"]]:
+        """L steps of `transition` at once: the carry after the last, and the h of each.
+
+            C_t q_t = f_1 ... f_t C q_t + sum over s <= t of i_s f_{s+1} ... f_t (k_s^T q_t) v_s
+
+        for the C before the chunk, and n_t^T q_t likewise. Only the last of the C_t is computed, and matmuls over the
+        chunk replace L dependent steps. A NaN in a step that counts may reach every h of the chunk.
+
+        Args:
+          params: the cell's params.
+          z: the pre-activations of the steps, which come after the batch axes.
+          carry: the carry before the first step.
+          initial: the carry that a reset returns to.
+          valid: False where a step is masked. It holds the carry, and its h is 0.
+          reset: True where a step starts from `initial`.
+
+        Reference: the recurrence above, whose solution is the parallel form in the appendix of Beck et al. 2024.
+        """
+        episode = jnp.zeros(z.shape[:-1], jnp.int32) if reset is None else jnp.cumsum(reset, axis=-1)
+        held = carry
+        if valid is not None or reset is not None:  # so that NaN in a carry that no step reads reaches no gradient
+            reads = episode == 0 if valid is None else valid & (episode == 0)
+            carry = select(reads.any(-1), carry, initial)
+        q, k, v, z_o, log_i, log_f = self._split_chunk(z, valid)
+        read = read_memory(carry.c, carry.n, carry.m, q)
+        if reset is not None:
+            read = select(episode == 0, read, read_memory(initial.c, initial.n, initial.m, q))
+            held, carry = select(episode[..., -1] > 0, (initial, initial), (held, carry))
+        decays = chunk_decays(log_i, log_f, read.m, episode)
+        c_q, n_q = read_chunk(decays, read, q, k, v)
+        h = jax.nn.sigmoid(z_o) * (c_q / _norm(n_q, decays.m)[..., None]).reshape(*z_o.shape)
+        c, n = write_chunk(decays, carry.c, carry.n, k, v)
+        after = MLSTMCarry(h=h[..., -1, :], c=c, n=n, m=decays.m[..., -1, :])
+        return (after, h) if valid is None else _hold_masked(after, h, held, valid, episode)
+
+    def _split_chunk(self, z: Array, valid: Array | None) -> tuple[Array, ...]:
+        """q, k and v of each head, z_o, log i~ and log f~, which say that masked steps write and forget nothing."""
+        size, heads = self.hidden_size, self.num_heads
+        vectors, z_o, log_i, z_f = jnp.split(z, [3 * size, 4 * size, 4 * size + heads], axis=-1)
+        q, k, v = (part.reshape(*z.shape[:-1], heads, size // heads) for part in jnp.split(vectors, 3, axis=-1))
+        log_f = log_forget(z_f, exponential=self.exponential_forget)
+        if valid is not None:
+            log_i, log_f = (
+                select(valid, gate, jnp.full_like(gate, to)) for gate, to in ((log_i, -jnp.inf), (log_f, 0))
+            )
+        return q, k, v, z_o, log_i, log_f
+
     def _gates_and_m(self, z: Array, m: Array) -> tuple[MLSTMGates, Array]:
         size, heads = self.hidden_size, self.num_heads
         _, z_o, z_i, z_f = jnp.split(z, [3 * size, 4 * size, 4 * size + heads], axis=-1)
@@ -157,15 +213,33 @@ def mlstm_transition(
     carry: MLSTMCarry,
     m: Float[Array, "*batch N"],
 ) -> MLSTMCarry:
-    """C_t = f C_{t-1} + i v k^T, n_t = f n_{t-1} + i k, h_t = o * C_t q / max(|n_t^T q|, exp(-m_t)), beside the new m.
-
-    exp(-m) is kept where it and its square's inverse, which its derivative needs, are within the range of the dtype.
-    """
+    """C_t = f C_{t-1} + i v k^T, n_t = f n_{t-1} + i k, h_t = o * C_t q / max(|n_t^T q|, exp(-m_t)); and the new m."""
     i, f = gates.i[..., None], gates.f[..., None]
     c = f[..., None] * carry.c + (i * v)[..., None] * k[..., None, :]
     n = f * carry.n + i * k
-    limit = -math.log(float(jnp.finfo(m.dtype).tiny))
-    bound = jnp.exp(jnp.clip(-m, -0.49 * limit, 0.99 * limit))
-    norm = jnp.maximum(jnp.abs((n * q).sum(-1)), bound)
-    read = (c * q[..., None, :]).sum(-1) / norm[..., None]
+    read = (c * q[..., None, :]).sum(-1) / _norm((n * q).sum(-1), m)[..., None]
     return MLSTMCarry(h=gates.o * read.reshape(*gates.o.shape), c=c, n=n, m=m)
+
+
+def _norm(n_q: Float[Array, "*batch N"], m: Float[Array, "*batch N"]) -> Float[Array, "*batch N"]:
+    """max(|n^T q|, exp(-m)).
+
+    exp(-m) is kept where it and its square's inverse, which its derivative needs, are within the range of the dtype.
+    """
+    limit = -math.log(float(jnp.finfo(m.dtype).tiny))
+    return jnp.maximum(jnp.abs(n_q), jnp.exp(jnp.clip(-m, -0.49 * limit, 0.99 * limit)))
+
+
+def _hold_masked(
+    after: MLSTMCarry,
+    h: Float[Array, "*batch L H"],
+    held: MLSTMCarry,
+    valid: Bool[Array, "*batch L"],
+    episode: Int[Array, "*batch L"],
+) -> tuple[MLSTMCarry, Float[Array, "*batch L H"]]:
+    """The h of the last step that counts in the carry, or the carry held where none does; zeros for masked steps."""
+    counts = valid & (episode == episode[..., -1:])
+    time = jax.lax.broadcasted_iota(jnp.int32, valid.shape, valid.ndim - 1)
+    last = jnp.where(counts, time, -1).max(-1, keepdims=True)
+    after = after._replace(h=select(time == last, h, jnp.zeros_like(h)).sum(-2))
+    return select(counts.any(-1), after, held), select(valid, h, jnp.zeros_like(h))

@@ -176,6 +176,11 @@ def exponential_gates(
 
     Reference: Beck et al. 2024, equations 15 to 17, of the sLSTM and the mLSTM.
     """
-    old = (z_f if exponential_forget else jax.nn.log_sigmoid(z_f)) + m
+    old = log_forget(z_f, exponential=exponential_forget) + m
     m = jnp.maximum(old, z_i)
     return jnp.exp(z_i - m), jnp.exp(old - m), m
+
+
+def log_forget(z_f: Float[Array, "*axes n"], *, exponential: bool) -> Float[Array, "*axes n"]:
+    """log f of f = sigma(z_f) or exp(z_f)."""
+    return z_f if exponential else jax.nn.log_sigmoid(z_f)
