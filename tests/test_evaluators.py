@@ -179,6 +179,18 @@ def test_a_cell_that_is_not_linear_is_refused(cell, why):
         jl.unroll(cell, params, XS, evaluator="associative")
 
 
+def test_chunks_are_those_of_the_mlstm_and_of_remat():
+    cell = jl.LearnedCarry(jl.MLSTMCell(H, num_heads=2))
+    network = jl.Bidirectional(cell)
+    params = network.init(KEY, I, dtype=jnp.float64)
+    expected = network.apply(params, XS, mask=MASK, reset=RESET)
+    for remat in (None, 4):
+        found = network.apply(params, XS, mask=MASK, reset=RESET, evaluator="chunkwise", remat=remat)
+        assert_same(found, expected)
+    with pytest.raises(ValueError, match="evaluator: expected None or 'loop', 'newton', got 'chunkwise' for LSTMCell"):
+        jl.unroll(jl.LSTMCell(H), jl.LSTMCell(H).init(KEY, I), XS, evaluator="chunkwise")
+
+
 def test_an_unknown_evaluator_and_symbolic_steps_are_refused(without_type_hook):
     cell = LINEAR["min_gru"]
     params, _ = drawn(cell)
@@ -188,8 +200,8 @@ def test_an_unknown_evaluator_and_symbolic_steps_are_refused(without_type_hook):
     xs = jax.ShapeDtypeStruct((steps, B, I), jnp.float64)
     run = lambda evaluator: jax.export.export(jax.jit(partial(jl.unroll, cell, evaluator=evaluator)))(params, xs)  # noqa: E731
     run(None)
-    for evaluator in ("associative", "newton"):
-        with pytest.raises(ValueError, match=f"evaluator: expected 'loop' or None, got '{evaluator}' .*symbolic"):
+    for evaluator in ("associative", "chunkwise", "newton"):
+        with pytest.raises(ValueError, match=f"evaluator: expected None or 'loop', got '{evaluator}' .*symbolic"):
             run(evaluator)
 
 

@@ -126,6 +126,10 @@ def test_other_evaluators():
     assert "no loop: all steps at once, by Newton's method, or" in told(platform="tpu", evaluator="newton")
     assert "loop: 1" in told(platform="cpu")
     assert "CUDA graph" not in told(platform="cuda")
+    mlstm = jl.MLSTMCell(H)
+    in_chunks = partial(jl.explain, mlstm, *shapes(mlstm, 130), evaluator="chunkwise")
+    assert "loop: 3 chunks, in each up to 64 steps at once\n" in in_chunks()
+    assert "loop: 13 chunks, in each up to 10 steps at once\n" in in_chunks(remat=10)
     with pytest.raises(
         ValueError, match="evaluator: expected 'loop', 'newton' or None, got 'associative' for LSTMCell"
     ):

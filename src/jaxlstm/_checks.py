@@ -245,7 +245,7 @@ def check_tuple(name: str, value: Any, length: int, what: str, also: type = tupl
         reject(name, f"a tuple of {length} ({what})", f"a tuple of {len(value)}")
 
 
-EVALUATORS = ("loop", "associative", "newton")
+EVALUATORS = ("loop", "associative", "chunkwise", "newton")
 
 
 def check_options(*, key: Any, unroll: object, remat: object, project_first: object, evaluator: object = None) -> None:

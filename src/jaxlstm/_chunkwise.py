@@ -11,11 +11,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxlstm._cell import Cell
 from jaxlstm._chunks import in_chunks
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
 from jaxlstm._step import Carry, Inputs, Output, Params
 from jaxlstm.cells._learned import LearnedCarry
 from jaxlstm.cells._mlstm import MLSTMCell
+
+CHUNK = 64  # steps, unless `remat` says otherwise
+
+
+def why_not_in_chunks(cell: Cell) -> str | None:
+    """Why the cell cannot run a chunk of steps at once, or None if it can."""
+    if isinstance(cell, LearnedCarry):
+        return why_not_in_chunks(cell.cell)
+    return None if isinstance(cell, MLSTMCell) else "only an MLSTMCell runs a chunk of steps at once"
 
 
 def run(
@@ -25,7 +35,7 @@ def run(
     carry: Carry,
     inputs: Inputs,
     reverse: bool,
-    chunk: int = 64,
+    chunk: int = CHUNK,
 ) -> tuple[Carry, Output]:
     """The last carry and the outputs of an mLSTM, also within a `LearnedCarry`, by its `chunk` method.
 

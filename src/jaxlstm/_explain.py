@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxlstm import _checks, _unroll
 from jaxlstm._cell import Cell
+from jaxlstm._chunkwise import CHUNK
 from jaxlstm._dtypes import cast, compute_dtype
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options
@@ -125,6 +126,9 @@ def _evaluation(choice: Choice, steps: int, length: int) -> str:
     """How the steps are evaluated."""
     if choice.evaluator == "loop":
         return f"loop: {_loop(steps, length, choice.unroll)}"
+    if choice.evaluator == "chunkwise":
+        chunk = CHUNK if length == steps else length
+        return f"loop: {-(-steps // chunk)} chunks, in each up to {chunk} steps at once"
     by = {"associative": "an associative scan", "newton": "Newton's method, or the loop where it does not converge"}
     which = "all steps" if length == steps else f"the {length} steps of a chunk"
     return f"no loop: {which} at once, by {by[choice.evaluator]}"
@@ -164,12 +168,15 @@ def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | i
         for tree in (leaves, kept.z)
     )
     before = "the carry before it" + (" except ys" if put_out is not None else "")
+    between = len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(initial)) / 1e6
+    if choice.evaluator == "chunkwise":
+        chunks = -(-steps // (CHUNK if length == steps else length))
+        return f"{chunks * between:.3g} MB, the carries between chunks; a chunk is computed again"
     if chunk is True:
         return f"{steps * carry:.3g} MB, of each step {before}; pre-activations are computed again"
     every = before + " ({:.3g} MB) and pre-activations ({:.3g} MB)"
     if chunk is False:
         return f"{steps * (carry + z):.3g} MB, of each step {every.format(steps * carry, steps * z)}"
-    between = len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(initial)) / 1e6
     again = every.format(length * carry, length * z)
     return (
         f"{-(-steps // length) * between:.3g} MB, the carries between chunks; "

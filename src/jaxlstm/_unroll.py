@@ -14,6 +14,8 @@ from jaxlstm._arrays import select
 from jaxlstm._associative import why_not_linear
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._chunks import in_chunks
+from jaxlstm._chunkwise import CHUNK, why_not_in_chunks
+from jaxlstm._chunkwise import run as run_chunkwise
 from jaxlstm._directions import Directions
 from jaxlstm._dtypes import cast, cast_like, compute_dtype
 from jaxlstm._random import Key, times
@@ -73,8 +75,11 @@ def unroll(
         sequence ``[T, 1, I]`` and the weight matrices take 2 MB or more. The results differ by rounding only.
 
       evaluator: how the steps are evaluated; the results differ by rounding only. "loop": one after the other, for any
-        cell. "associative": all at once, in a tree of depth log2(T), for a `LinearCell`. None: what is best on the
-        platform. That is the loop on CPU, and elsewhere an associative scan where it is possible.
+        cell. "associative": all at once, in a tree of depth log2(T), for a `LinearCell`. "chunkwise": the steps of a
+        chunk at once, 64 or as many as `remat` says, for an `MLSTMCell`. "newton": all at once, by Newton's method,
+        which is experimental: for cells that forget, see `jaxlstm.inspect.newton_converges`. Where it does not
+        converge, the loop runs, with a warning. None: what is best on the platform. That is the loop on CPU, and
+        elsewhere an associative scan where it is possible.
 
     Returns:
       ``(carry, ys)``: the carry after the last step, and the outputs ``[T, *batch, O]``, or the tree of arrays that the
@@ -161,12 +166,15 @@ def unroll_directions(
 
 def evaluator_of(cell: Cell, evaluator: str | None, steps: int) -> str | None:
     """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
-    symbolic = None if isinstance(steps, int) else "a symbolic number of steps needs a loop"
-    why_not = symbolic or (None if evaluator == "newton" else why_not_linear(cell))
-    if evaluator in ("associative", "newton") and why_not:
-        instead = "'loop' or None" if symbolic else "'loop', 'newton' or None"
-        _checks.reject("evaluator", instead, f"{evaluator!r} for {type(cell).__name__}: {why_not}")
-    if why_not or steps == 0:
+    whys = {"loop": None, "associative": why_not_linear(cell), "chunkwise": why_not_in_chunks(cell), "newton": None}
+    if not isinstance(steps, int):
+        whys |= dict.fromkeys(("associative", "chunkwise", "newton"), "a symbolic number of steps needs a loop")
+    if evaluator is not None and whys[evaluator]:
+        possible = ", ".join(repr(name) for name, why_not in whys.items() if not why_not)
+        _checks.reject(
+            "evaluator", f"None or {possible}", f"{evaluator!r} for {type(cell).__name__}: {whys[evaluator]}"
+        )
+    if steps == 0 or (evaluator is None and whys["associative"]):
         return "loop"
     return evaluator
 
@@ -232,7 +240,11 @@ def _run_plan(
     of_direction = partial(begin, plan.cell, xs, valid, reset, start)
     initial, carry, inputs = zip(*map(of_direction, params, carry, key, plan.reverse), strict=True)
     run = partial(recurrence, plan, params, initial)
-    if isinstance(remat, bool):
+    if plan.evaluator == "chunkwise":
+        chunk = CHUNK if isinstance(remat, bool) else remat
+        each = zip(params, initial, carry, inputs, plan.reverse, strict=True)
+        carry, ys = zip(*(run_chunkwise(plan.cell, *of_direction, chunk) for of_direction in each), strict=True)
+    elif isinstance(remat, bool):
         carry, ys = run(carry, inputs)
     else:
         carry, ys = in_chunks(run, carry, inputs, remat, plan.reverse)
