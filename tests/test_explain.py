@@ -131,7 +131,7 @@ def test_other_evaluators():
     assert "loop: 3 chunks, in each up to 64 steps at once\n" in in_chunks()
     assert "loop: 13 chunks, in each up to 10 steps at once\n" in in_chunks(remat=10)
     with pytest.raises(
-        ValueError, match="evaluator: expected 'loop', 'newton' or None, got 'associative' for LSTMCell"
+        ValueError, match="evaluator: expected None or 'loop', 'newton', got 'associative' for LSTMCell"
     ):
         jl.explain(LSTM, *shapes(LSTM, 16), evaluator="associative")
 

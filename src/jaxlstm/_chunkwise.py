@@ -18,6 +18,7 @@ from jaxlstm._step import Carry, Inputs, Output, Params
 from jaxlstm.cells._learned import LearnedCarry
 from jaxlstm.cells._mlstm import MLSTMCell
 
+PIECES = ("project", "recur", "combine", "transition", "readout")
 CHUNK = 64  # steps, unless `remat` says otherwise
 
 
@@ -25,7 +26,10 @@ def why_not_in_chunks(cell: Cell) -> str | None:
     """Why the cell cannot run a chunk of steps at once, or None if it can."""
     if isinstance(cell, LearnedCarry):
         return why_not_in_chunks(cell.cell)
-    return None if isinstance(cell, MLSTMCell) else "only an MLSTMCell runs a chunk of steps at once"
+    if not isinstance(cell, MLSTMCell):
+        return "only an MLSTMCell runs a chunk of steps at once"
+    own = [name for name in PIECES if getattr(type(cell), name) is not getattr(MLSTMCell, name)]
+    return f"its chunks do not know its own {own[0]}" if own else None
 
 
 def run(
