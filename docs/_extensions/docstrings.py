@@ -1,0 +1,40 @@
+"""Docstrings as Sphinx wants them: indented equations are shown as written, and Flax's own classes in one line."""
+
+import re
+from collections import _tuplegetter
+from typing import Any
+
+from sphinx.application import Sphinx
+
+SECTION = re.compile(r"(Args|Returns|Raises|References?):")
+
+
+def show_equations(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Make literal blocks of the indented lines outside sections. Data has the docstring of its type: leave that out."""
+    if what == "data":
+        lines.clear()
+    if getattr(obj, "__module__", "").startswith("flax.") and what == "class":
+        lines[:] = [f"Flax's own class, unchanged: ``{obj.__module__.split('.')[1]}.{obj.__name__}`` of Flax."]
+        return
+    section, before, shown = False, "", []
+    for line in lines:
+        if line[:1].strip():
+            section = bool(SECTION.match(line))
+        if line.startswith("  ") and not (section or before.strip()):
+            shown += [".. code-block:: text", ""]
+        if line.strip() or not shown or not before.startswith("  "):
+            before = line
+        shown.append(line)
+    lines[:] = shown
+
+
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples ("Alias for field number 0"): they are in the signature."""
+    return True if isinstance(obj, _tuplegetter) else None
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect both, before napoleon."""
+    app.connect("autodoc-process-docstring", show_equations, priority=100)
+    app.connect("autodoc-skip-member", skip_fields)
+    return {"parallel_read_safe": True}
