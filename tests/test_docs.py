@@ -29,7 +29,7 @@ def shown_pages():
             yield pytest.param(path, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
-@pytest.mark.parametrize("path", shown_pages())
+@pytest.mark.parametrize("path", [*shown_pages()])
 def test_a_page_s_python_runs(path, without_x64, without_type_hook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(path)
