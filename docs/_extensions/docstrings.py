@@ -29,8 +29,9 @@ def show_equations(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
 
 
 def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out the fields of named tuples ("Alias for field number 0"): they are in the signature."""
-    return True if isinstance(obj, _tuplegetter) else None
+    """Leave out the fields of named tuples, and functions that are defaults of fields: both are in the signature."""
+    is_default = what == "class" and callable(obj) and "." not in getattr(obj, "__qualname__", ".")
+    return True if isinstance(obj, _tuplegetter) or is_default else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,10 +1,17 @@
 """Equations as MathML, which browsers draw themselves: no script, no font and no network. docutils does the translation."""
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.writers.html5 import HTML5Translator
+
+# An accent with an index, such as \tilde C_t: docutils puts the index under the letter, as for a limit.
+INDEXED_ACCENT = re.compile(
+    r"<munderover>\s*(<mi>[^<]*</mi>)\s*(<(m\w+)>.*?</\3>)\s*(<mo[^>]*>[~ˆˉ˙¨→]</mo>)\s*</munderover>", flags=re.DOTALL
+)
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
@@ -23,9 +30,10 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
 def mathml(node: nodes.Element, *, as_block: bool) -> str:
     """The MathML of a node's LaTeX. What docutils does not know is an error."""
     try:
-        return latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+        translated = latex2mathml.tex2mathml(node.astext(), as_block=as_block)
     except MathError as error:
         raise ExtensionError(f"{node.source}:{node.line}: {error}: {node.astext()}") from error
+    return INDEXED_ACCENT.sub(r'<msub><mover accent="true">\1\4</mover>\2</msub>', translated)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
