@@ -12,7 +12,7 @@ from pages import ROOT, python_blocks, run_page
 import jaxlstm as jl
 
 DOCS = ROOT / "docs"
-SLOW = set()
+QUICK = {"getting_started", "which_cell", "cells/lstm", "guides/own_cell", "recipes/ppo", "recipes/r2d2"}
 OTHERWISE = {"coming_from"}  # in test_coming_from.py
 MODULES = ("jaxlstm", *(f"jaxlstm.{name}" for name in jl._PACKAGES))
 
@@ -20,13 +20,14 @@ MODULES = ("jaxlstm", *(f"jaxlstm.{name}" for name in jl._PACKAGES))
 def sources():
     """The site's pages, by their names without a suffix."""
     paths = [path for kind in ("*.md", "*.rst", "notebooks/*.ipynb") for path in DOCS.rglob(kind)]
-    return {path.relative_to(DOCS).with_suffix("").as_posix(): path for path in paths if DOCS / "_build" not in path.parents}
+    paths = [path.relative_to(DOCS) for path in paths if DOCS / "_build" not in path.parents]
+    return {path.with_suffix("").as_posix(): DOCS / path for path in paths}
 
 
 def shown_pages():
     for name, path in sorted(sources().items()):
         if path.suffix == ".md" and name not in OTHERWISE and python_blocks(path.read_text()):
-            yield pytest.param(path, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+            yield pytest.param(path, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("path", [*shown_pages()])

@@ -10,7 +10,7 @@ SECTION = re.compile(r"(Args|Returns|Raises|References?):")
 
 
 def show_equations(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Make literal blocks of the indented lines outside sections. Data has the docstring of its type: leave that out."""
+    """Make literal blocks of the indented lines outside sections. Leave out what data says of its type."""
     if what == "data":
         lines.clear()
     if getattr(obj, "__module__", "").startswith("flax.") and what == "class":

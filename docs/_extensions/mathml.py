@@ -1,4 +1,4 @@
-"""Equations as MathML, which browsers draw themselves: no script, no font and no network. docutils does the translation."""
+"""Equations as MathML, translated by docutils. Browsers draw it themselves: no script, no font and no network."""
 
 import re
 
