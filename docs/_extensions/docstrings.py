@@ -1,6 +1,7 @@
-"""Docstrings as Sphinx wants them: indented equations are shown as written, and Flax's own classes in one line."""
+"""Docstrings as Sphinx wants them: indented equations as written, and one line for what is Flax's own."""
 
 import re
+import sys
 from collections import _tuplegetter
 from typing import Any
 
@@ -34,8 +35,15 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
     return True if isinstance(obj, _tuplegetter) or is_default else None
 
 
+def find_source(app: Sphinx, module: str | None, name: str) -> str | None:
+    """Link to the source of what a module defines, not of what it has from another, such as Flax."""
+    defined_in = getattr(getattr(sys.modules.get(module or ""), name.partition(".")[0], None), "__module__", "")
+    return None if module and defined_in.startswith(module) else module
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect both, before napoleon."""
+    """Connect all; equations before napoleon."""
     app.connect("autodoc-process-docstring", show_equations, priority=100)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("viewcode-follow-imported", find_source)
     return {"parallel_read_safe": True}
