@@ -40,9 +40,21 @@ def test_a_page_s_python_runs(path, without_x64, without_type_hook, tmp_path, mo
 def test_the_reference_names_what_is_public(module):
     page = (DOCS / "api" / f"{module.removeprefix('jaxlstm.')}.rst").read_text()
     assert f".. py:module:: {module}\n" in page
-    names = re.findall(r"^\.\. (?:auto|py:)(?:class|function|exception|data):: (\w+)(?:\(.*)?$", page, flags=re.MULTILINE)
+    names = re.findall(
+        r"^\.\. (?:auto|py:)(?:class|function|exception|data):: (\w+)(?:\(.*)?$", page, flags=re.MULTILINE
+    )
     parts = jl if module == "jaxlstm" else getattr(jl, module.removeprefix("jaxlstm."))
     assert sorted(names) == sorted(parts.__all__)
+
+
+def test_every_cell_has_a_page():
+    pages = [path.read_text() for name, path in sources().items() if name.startswith("cells/")]
+    for name in jl.__all__:
+        part = getattr(jl, name)
+        if isinstance(part, type) and issubclass(part, jl.Cell) and part not in (jl.Cell, jl.CellWrapper):
+            described = [page for page in pages if f"{{any}}`jaxlstm.{name}` " in page]
+            assert described, name
+            assert name in (DOCS / "which_cell.md").read_text()
 
 
 def test_every_page_is_reachable():
