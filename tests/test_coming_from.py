@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import ROOT, jax_as_it_comes
 
 import jaxlstm as jl
 from jaxlstm import interop
 
-PAGE = (Path(__file__).parent.parent / "docs" / "coming_from.md").read_text()
+PAGE = (ROOT / "docs" / "coming_from.md").read_text()
 BLOCKS = dict(re.findall(r"^##+ ([\w ]+)\n[^#]*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
-GOLDENS = Path(__file__).parent / "interop" / "goldens"
+GOLDENS = ROOT / "tests" / "interop" / "goldens"
 
 
 def run_torch(shown, params):
@@ -84,7 +85,7 @@ def test_the_block_runs_and_computes_the_same(framework, without_x64, monkeypatc
     monkeypatch.chdir(tmp_path)
     pytest.importorskip(framework.lower(), reason=f"{framework} is not installed")
     shown = {}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax_as_it_comes():
         exec(BLOCKS[framework], shown)
         changed = jax.tree.map(lambda leaf: leaf + np.float32(0.1), shown["params"])
         theirs = FRAMEWORKS[framework](shown, changed)
@@ -112,7 +113,7 @@ def test_what_was_read_is_trained_on(without_x64, without_type_hook):
     params = network.init(jax.random.key(0), 3)
     xs = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
     shown = {"network": network, "params": params, "xs": xs}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax_as_it_comes():
         exec(BLOCKS["Training on"], shown)
     assert shown["state"].step == 10
     assert shown["network"].dropout == 0.3
@@ -122,7 +123,7 @@ def test_what_was_read_is_trained_on(without_x64, without_type_hook):
 def test_nnx_gets_its_own_weights_back(without_x64):
     nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
     empty = {"kernel_init": nnx.initializers.ones, "recurrent_kernel_init": nnx.initializers.ones}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax_as_it_comes():
         cells = [nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0), **empty) for _ in range(2)]
         model = nnx.Bidirectional(*(nnx.RNN(cell) for cell in cells))
         state = nnx.state(model, nnx.Param)
@@ -210,7 +211,7 @@ def test_a_file_is_read_as_the_page_says(heading, without_x64, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     save, network = FILES[heading]
     shown = {}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax_as_it_comes():
         save()
         exec(BLOCKS[heading], shown)
     if network is None:  # the same layers, alone in files of weights and both from a file of a model

@@ -5,17 +5,17 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from pages import ROOT, jax_as_it_comes
 
 import jaxlstm as jl
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def load(name):
@@ -24,7 +24,7 @@ def load(name):
 
 @pytest.fixture
 def as_users_run(without_x64):
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax_as_it_comes():
         yield
 
 

@@ -1,21 +1,19 @@
 """What the README shows is run: its Python from top to bottom, and its links lead to files."""
 
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
+from pages import ROOT, jax_as_it_comes, python_blocks, run_page
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = ROOT / "README.md"
 
 
 def test_the_readmes_python_runs(without_x64, without_type_hook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it writes files
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) >= 4
-    shown = {}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        exec("\n".join(blocks), shown)
+    assert len(python_blocks(README.read_text())) >= 4
+    shown = run_page(README)
+    with jax_as_it_comes():
         jl, jnp = shown["jl"], shown["jnp"]
         cell = shown["MinimalGatedCell"](hidden_size=4)
         params = cell.init(jax.random.key(0), 64)
@@ -30,5 +28,5 @@ def test_the_readmes_python_runs(without_x64, without_type_hook, tmp_path, monke
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text()):
+        assert (ROOT / target).exists(), target

@@ -64,7 +64,7 @@ def from_flax(
     """Read Flax's recurrent cells, linen's or nnx's, alone or out of a larger model.
 
     linen: a matrix for each gate, with LSTM biases at h (hi, hf, hg, ho) and GRU biases at x (ir, iz, in) and hn.
-    nnx: the same for its LSTMCell (but if_); all others are packed in dense_i and dense_h. Its GRUCell has no b_hn,
+    nnx: the same for its LSTMCell (but ``if_``); all others are packed in dense_i and dense_h. Its GRUCell has no b_hn,
     which is zero here. A SimpleCell with ``residual=True`` is no network of this library, and no weight shows it.
 
     Args:
