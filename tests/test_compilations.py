@@ -55,12 +55,14 @@ FORWARD = {
     "min_activation": (jl.min_activation, CARRY.c),
     "lstm_transition": (lambda c: jl.lstm_transition(GATES, c), CARRY.c),
 }
-for _cell in (
+CELLS = (
     *(jl.GRUCell(H), jl.GRUCell(H, reset_after=False), jl.RNNCell(H), jl.MGUCell(H), jl.LearnedCarry(CELL)),
     jl.LSTMVariantCell(H, peephole=True, layer_norm=True, projection_size=2),
     *(jl.MinGRUCell(H), jl.MinLSTMCell(H), jl.IndRNNCell(H), jl.SLSTMCell(H), jl.MLSTMCell(H)),
-):
+)
+for _cell in CELLS:
     FORWARD[repr(_cell)] = (lambda p, cell=_cell: jl.unroll(cell, p, XS), _cell.init(KEY, I, dtype=jnp.float64))
+QUICK = FORWARD.keys() - {repr(cell) for cell in CELLS if not isinstance(cell, jl.LSTMVariantCell | jl.MLSTMCell)}
 OTHERS = {
     "init": lambda: [net.init(KEY, I) for net in (CELL, STACK, BOTH, jl.LearnedCarry(CELL), jl.LSTMVariantCell(H))],
     "init_carry": lambda: [CELL.init_carry(PARAMS, (B,)), STACK.init_carry(STACK_PARAMS), BOTH.init_carry(BOTH_PARAMS)],
@@ -97,7 +99,9 @@ def test_compilations_are_counted():
     assert seen
 
 
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in FORWARD]
+)
 def test_forward_and_gradient(name):
     run, first = FORWARD[name]
     assert_compiles_once(lambda: run(first))
