@@ -5,6 +5,7 @@ remembered = retention(seen.gates.f, lags=50)       # a pure function computes i
 draw_retention(ax, remembered)                      # another draws it on Matplotlib axes, which it returns
 """
 
+from jaxlstm.inspect._fixed_points import FixedPoints, fixed_points
 from jaxlstm.inspect._gates import Saturation, half_life, retention, saturation
 from jaxlstm.inspect._gradients import gradient_flow, input_contributions, input_jacobian_norms
 from jaxlstm.inspect._jacobians import largest_singular_values, lyapunov_exponents, step_jacobians
@@ -17,18 +18,22 @@ from jaxlstm.inspect._pictures import (
     draw_singular_values,
     draw_text,
 )
+from jaxlstm.inspect._portrait import draw_fixed_points
 from jaxlstm.inspect._trace import Trace, trace
 
 __all__ = [
+    "FixedPoints",
     "Saturation",
     "Trace",
     "draw_contributions",
+    "draw_fixed_points",
     "draw_gate",
     "draw_gradient_flow",
     "draw_retention",
     "draw_saturation",
     "draw_singular_values",
     "draw_text",
+    "fixed_points",
     "gradient_flow",
     "half_life",
     "input_contributions",
