@@ -71,13 +71,13 @@ CELLS = {
 }
 
 
-def problem(cell, candidate, number=40):
+def problem(cell, candidate):
     """Two units that each excite themselves, so that there are up to 3 x 3 fixed points."""
     rng = np.random.default_rng(0)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1))
     params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape), params)
     params.w_hh[:, candidate] += 5 * np.eye(2)
-    carry = jax.eval_shape(lambda: cell.init_carry(params, (number,), dtype=jnp.float64))
+    carry = jax.eval_shape(lambda: cell.init_carry(params, (60,), dtype=jnp.float64))
     return params, rng.normal(size=1), jax.tree.map(lambda leaf: rng.uniform(-1, 1, leaf.shape), carry)
 
 
@@ -163,23 +163,27 @@ def test_none_is_found():
     assert points.speed.shape == points.stable.shape == (0,)
 
 
-@pytest.mark.parametrize("cell", [jl.MGUCell(3), jl.SLSTMCell(4, num_heads=2)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cell", [jl.MGUCell(3), jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4), jl.LearnedCarry(jl.LSTMCell(2))], ids=str
+)
 def test_any_cell_from_the_carries_of_a_run(cell):
     params = jax.tree.map(lambda leaf: 0.5 * leaf, cell.init(jax.random.key(0), 2, dtype=jnp.float64))
+    x = np.full(2, 0.1)
     _, seen = trace(cell, params, np.random.default_rng(0).normal(size=(12, 3, 2)))
-    points = fixed_points(cell, params, np.full(2, 0.1), seen.carry, steps=STEPS)
+    points = fixed_points(cell, params, x, seen.carry, steps=STEPS)
+    number = len(points.speed)
     assert type(points.carry) is type(seen.carry)
-    assert len(points.speed) >= 1
-    after, _ = cell.step(params, points.carry, np.full((len(points.speed), 2), 0.1))
-    moved = [np.asarray(b - a).reshape(len(points.speed), -1) for a, b in zip(points.carry, after, strict=True)]
-    squares = (np.concatenate(moved, axis=-1) ** 2).sum(-1)
-    np.testing.assert_allclose(points.speed, squares / 2, atol=1e-25, rtol=1e-6)
+    assert 1 <= number <= points.count.sum() <= 36
+    after, _ = cell.step(params, points.carry, np.broadcast_to(x, (number, 2)))
+    moved = np.concatenate([(b - a).reshape(number, -1) for a, b in zip(points.carry, after, strict=True)], axis=-1)
+    np.testing.assert_allclose(points.speed, (moved**2).sum(-1) / 2, rtol=1e-6, atol=1e-25)
+    assert points.eigenvalues.shape == moved.shape
 
 
 def test_16_bit_params_are_widened():
-    cell = jl.GRUCell(2)
-    params, x, carries = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), problem(cell, slice(4, 6), 3))
-    points = fixed_points(cell, params, x, carries, steps=10, tolerance=10.0)
+    params, carries = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), one_unit(0.5, 0.1))
+    points = fixed_points(jl.RNNCell(1), params, NO_INPUT.astype(jnp.bfloat16), carries, steps=STEPS)
     assert points.carry.h.dtype == points.speed.dtype == jnp.float32
     assert points.eigenvalues.dtype == jnp.complex64
 

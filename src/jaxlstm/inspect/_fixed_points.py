@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from jaxlstm import _checks
+from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
 from jaxlstm._step import Carry, Params
@@ -96,10 +97,9 @@ def fixed_points(
     params, x, carries = _check_arrays(cell, params, x, carries)
     like = jax.tree.map(lambda part: part[0], carries)
     starts = jax.vmap(flatten)(carries)
-    bad = int((~np.isfinite(_speeds(params, x, starts, like, cell=cell))).sum())
-    if bad:
+    first_speeds, ends, speeds, fixed = map(np.asarray, _search(params, x, starts, like, cell=cell, steps=steps))
+    if bad := int((~np.isfinite(first_speeds)).sum()):
         _checks.reject("carries", "a finite speed at each", f"NaN or infinity at {bad} of {len(starts)}")
-    ends, speeds, fixed = map(np.asarray, _search(params, x, starts, like, cell=cell, steps=steps))
     order = np.argsort(np.where(fixed, 0, speeds), kind="stable")
     kept, count = _merge(ends, order[speeds[order] <= tolerance], merge_distance)
     points = jnp.asarray(ends[kept])
@@ -141,9 +141,18 @@ def _check_arrays(cell: Cell, params: Params, x: ArrayLike, carries: Carry) -> t
     return cast((params, x, carries), at_least_float32(compute_dtype(params, x.dtype)))
 
 
-@partial(jax.jit, static_argnames="cell")
-def _speeds(params: Params, x: Array, points: Float[Array, "N S"], like: Carry, *, cell: Cell) -> Float[Array, "N"]:
-    return jax.vmap(partial(_speed, flat_step(cell, params, x, like)))(points)
+@partial(jax.jit, static_argnames=("cell", "steps"))
+def _search(
+    params: Params, x: Array, starts: Float[Array, "N S"], like: Carry, *, cell: Cell, steps: int
+) -> tuple[Float[Array, "N"], Float[Array, "N S"], Float[Array, "N"], Bool[Array, "N"]]:
+    """The speeds at the start, and where each carry ends, its speed there, and whether this is 0 to rounding."""
+    step = flat_step(cell, params, x, like)
+
+    def change(c: Float[Array, "S"]) -> Float[Array, "S"]:
+        return step(c) - c
+
+    first_speeds = _speed(jax.vmap(change)(starts))
+    return first_speeds, *jax.lax.map(partial(_newton, change), _descend(change, starts, steps))
 
 
 @partial(jax.jit, static_argnames="cell")
@@ -153,29 +162,20 @@ def _jacobians(
     return jax.vmap(jax.jacfwd(flat_step(cell, params, x, like)))(points)
 
 
-@partial(jax.jit, static_argnames=("cell", "steps"))
-def _search(
-    params: Params, x: Array, starts: Float[Array, "N S"], like: Carry, *, cell: Cell, steps: int
-) -> tuple[Float[Array, "N S"], Float[Array, "N"], Bool[Array, "N"]]:
-    """Where each carry ends, its speed there, and whether this is 0 to rounding."""
-    step = flat_step(cell, params, x, like)
-    return jax.lax.map(partial(_newton, step), _descend(step, starts, steps))
+Change = Callable[[Array], Array]  # r(c) = F(c) - c, of carries that are vectors [S]
 
 
-Step = Callable[[Array], Array]  # F, on carries that are vectors [S]
+def _speed(r: Float[Array, "*N S"]) -> Float[Array, "*N"]:
+    """q = 1/2 |r|^2."""
+    return 0.5 * jnp.sum(r**2, axis=-1)
 
 
-def _speed(step: Step, c: Float[Array, "S"]) -> Float[Array, ""]:
-    """q(c) = 1/2 |F(c) - c|^2."""
-    return 0.5 * jnp.sum((step(c) - c) ** 2)
-
-
-def _descend(step: Step, starts: Float[Array, "N S"], steps: int) -> Float[Array, "N S"]:
+def _descend(change: Change, starts: Float[Array, "N S"], steps: int) -> Float[Array, "N S"]:
     """Lower the speed of every carry by Adam."""
     import optax  # an extra
 
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
-    gradients = jax.vmap(jax.grad(partial(_speed, step)))
+    gradients = jax.vmap(jax.grad(lambda c: _speed(change(c))))
 
     def update(_: Array, now: tuple[Array, optax.OptState]) -> tuple[Array, optax.OptState]:
         points, state = now
@@ -186,34 +186,33 @@ def _descend(step: Step, starts: Float[Array, "N S"], steps: int) -> Float[Array
     return jax.lax.fori_loop(0, steps, update, (starts, optimizer.init(starts)))[0]
 
 
-def _newton(step: Step, start: Float[Array, "S"]) -> tuple[Float[Array, "S"], Float[Array, ""], Bool[Array, ""]]:
-    """Lower the speed of one carry by damped Newton steps d, and say whether F(c) = c to rounding.
+def _newton(change: Change, start: Float[Array, "S"]) -> tuple[Float[Array, "S"], Float[Array, ""], Bool[Array, ""]]:
+    """Lower the speed of one carry by damped Newton steps d, and say whether r is 0 to rounding.
 
-        (A^T A + m) d = -A^T r        r = F(c) - c        A = d F / d c - 1
+        (A^T A + m) d = -A^T r        r = F(c) - c        A = d r / d c
 
-    With m = 0 this is Newton's step to r = 0. m falls after each step that lowers the speed and rises after the others,
-    which are not taken.
+    With m = 0 this is Newton's step to r = 0. A step that does not lower the speed is not taken, and m rises; after any
+    other step m falls.
     """
     epsilon = jnp.finfo(start.dtype).eps
     identity = jnp.eye(start.size, dtype=start.dtype)
 
     def unfinished(now: tuple[Array, Array, Array, Array]) -> Array:
-        _, q, m, taken = now
-        return (q > 0) & (m < 1e3) & (taken < NEWTON_STEPS)
+        _, r, m, tried = now
+        return (r != 0).any() & (m < 1e3) & (tried < NEWTON_STEPS)
 
     def improve(now: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        c, q, m, taken = now
-        r, a = step(c) - c, jax.jacfwd(step)(c) - identity
+        c, r, m, tried = now
+        a = jax.jacfwd(change)(c)
         c_next = c - jnp.linalg.solve(a.T @ a + m * identity, a.T @ r)
-        q_next = _speed(step, c_next)
-        better = q_next < q
-        c, q = jnp.where(better, c_next, c), jnp.where(better, q_next, q)
-        return c, q, jnp.where(better, jnp.maximum(m / 10, epsilon), m * 10), taken + 1
+        r_next = change(c_next)
+        better = _speed(r_next) < _speed(r)
+        c, r = select(better, (c_next, r_next), (c, r))
+        return c, r, jnp.where(better, jnp.maximum(m / 10, epsilon), m * 10), tried + 1
 
-    m, taken = jnp.asarray(1e-3, start.dtype), jnp.asarray(0, jnp.int32)
-    c, q, *_ = jax.lax.while_loop(unfinished, improve, (start, _speed(step, start), m, taken))
-    rounding = 100 * epsilon * jnp.maximum(1, jnp.abs(c).max())
-    return c, q, jnp.abs(step(c) - c).max() <= rounding
+    m, tried = jnp.asarray(1e-3, start.dtype), jnp.asarray(0, jnp.int32)
+    c, r, *_ = jax.lax.while_loop(unfinished, improve, (start, change(start), m, tried))
+    return c, _speed(r), jnp.abs(r).max() <= 100 * epsilon * jnp.maximum(1, jnp.abs(c).max())
 
 
 def _merge(points: np.ndarray, order: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:

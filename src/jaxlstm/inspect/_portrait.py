@@ -75,5 +75,6 @@ def _kinds(points: FixedPoints) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
 
 def _as_vectors(carry: Carry, lead: tuple[int, ...]) -> np.ndarray:
     """Carries with these leading axes as vectors side by side: ``[N, S]``."""
-    parts = [np.asarray(part, np.float64).reshape(math.prod(lead), -1) for part in jax.tree.leaves(carry)]
+    parts = [np.asarray(part, np.float64) for part in jax.tree.leaves(carry)]
+    parts = [part.reshape(math.prod(lead), math.prod(part.shape[len(lead) :])) for part in parts]
     return np.concatenate(parts, axis=-1)
