@@ -1,7 +1,7 @@
-"""Fixed points: carries at which a cell stands still, or almost, while its input stays the same.
+"""Fixed and slow points: carries that a step with a given input does not change, or hardly.
 
-Adam brings many carries to where a step changes little. Newton's method then finds the points themselves. Here too the
-carry is one vector of S numbers, and everything is computed in at least float32.
+Adam brings many carries to where a step changes little, and Newton's method finds the points there. As in `_jacobians`,
+the carry is one vector of S numbers, and everything is computed in at least float32.
 """
 
 from collections.abc import Callable
@@ -59,6 +59,8 @@ def fixed_points(
     The eigenvalues of d F / d c say how small differences from the point grow or shrink. If all have a magnitude below
     1, the point is stable: nearby carries move to it. Each larger one is a direction that leads away from it.
 
+    A slow point may also lie where no run goes, such as at |h| > 1 of a GRU, where its gates are saturated.
+
     Args:
       cell: the recurrence, in evaluation: without random numbers.
       params: its params.
@@ -70,9 +72,9 @@ def fixed_points(
       merge_distance: points closer than this are merged into one (Euclidean distance over all S numbers).
 
     Returns:
-      `FixedPoints`. Their number N is known only at run time, so this does not work inside jit. In float32 F is only
-      known to about 1e-6, and a very slow point passes for a fixed one. In float64 (``jax_enable_x64``, and params or x
-      of that dtype) fixed points are exact to 1e-10 or better, unless an eigenvalue is almost 1.
+      `FixedPoints`. Their number N is known only at run time, so this does not work inside jit. In float32, F has an
+      error of about 1e-6, and a very slow point counts as fixed. In float64 (``jax_enable_x64``, and params or x of
+      that dtype), fixed points are exact to 1e-10 or better, unless an eigenvalue is almost 1.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.

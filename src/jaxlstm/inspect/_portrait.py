@@ -54,6 +54,7 @@ def draw_fixed_points(ax: Axes, points: FixedPoints, carries: Carry) -> Axes:
             ax.scatter(x, y, label=f"{label} ({chosen.sum()})", zorder=3, **style)
     for axis, name, share in zip((ax.xaxis, ax.yaxis), ("first", "second"), shares[:2], strict=True):
         axis.set_label_text(f"{name} principal component ({share:.0%} of the variance)")
+    ax.set_aspect("equal", adjustable="datalim")
     if len(found):
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     hide_borders(ax)
