@@ -47,6 +47,18 @@ def test_one_unit(w, x, number):
     assert (points.speed < 1e-24).all()
 
 
+def test_carries_go_down_to_the_point_on_their_side_of_the_hill():
+    """Adam takes small steps: no carry crosses a maximum of the speed, as Newton's steps would."""
+    params, carries = one_unit(2.0, 0.15)
+    points = fixed_points(jl.RNNCell(1), params, NO_INPUT, carries, steps=STEPS)
+    grid = np.linspace(-1.5, 1.5, 10001)
+    speed = (np.tanh(2 * grid + 0.15) - grid) ** 2
+    (tops,) = np.nonzero((speed[1:-1] > speed[:-2]) & (speed[1:-1] > speed[2:]))
+    want = np.bincount(np.searchsorted(grid[1:-1][tops], carries.h[:, 0]))
+    assert len(want) == 3
+    np.testing.assert_array_equal(points.count[np.argsort(points.carry.h[:, 0])], want)
+
+
 def test_a_linear_network_has_the_eigenvalues_of_its_weights():
     rng = np.random.default_rng(0)
     rotation = np.array([[0.8, 0.5, 0.0], [-0.5, 0.8, 0.0], [0.0, 0.0, -1.3]])  # a complex pair, and one unstable

@@ -1,4 +1,4 @@
-"""Look inside a run: every gate and carry, how long units remember, and how far gradients reach.
+"""Look inside a run: every gate and carry, how long units remember, how far gradients reach, where a cell can rest.
 
 carry, seen = trace(cell, params, xs)               # seen.gates.f, seen.carry.c, ...: [T, *batch, H]
 remembered = retention(seen.gates.f, lags=50)       # a pure function computes it

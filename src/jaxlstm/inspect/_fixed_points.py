@@ -21,7 +21,7 @@ from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
-from jaxlstm.inspect._flat import flat_step, flatten, like_carry, unflatten
+from jaxlstm.inspect._flat import check_carries, flat_step, flatten, unflatten
 
 LEARNING_RATE = 0.02  # of Adam's first step; it falls to zero along half a cosine
 NEWTON_STEPS = 100  # at most
@@ -138,7 +138,7 @@ def _check_arrays(cell: Cell, params: Params, x: ArrayLike, carries: Carry) -> t
         if not jnp.issubdtype(part.dtype, jnp.floating):
             where = f"carry{jax.tree_util.keystr(path)}"
             _checks.reject("cell", "a carry of real floating-point numbers", f"{part.dtype} as {where}", TypeError)
-    carries, _ = like_carry("carries", carries, like)
+    carries, _ = check_carries("carries", carries, like)
     carries = jax.tree.map(lambda leaf, part: leaf.reshape(-1, *part.shape), carries, like)
     return cast((params, x, carries), at_least_float32(compute_dtype(params, x.dtype)))
 

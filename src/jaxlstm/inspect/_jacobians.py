@@ -68,7 +68,9 @@ def step_jacobians(
 
 
 def largest_singular_values(jacobians: Float[ArrayLike, "*lead S S"]) -> Float[Array, "*lead"]:
-    """The most that each step can stretch a difference of carries: max ||J v|| / ||v||, above 1 or below.
+    """The most that each step can stretch a small difference of carries: max ||J v|| / ||v||.
+
+    Below 1, every difference shrinks.
 
     Args:
       jacobians: as `step_jacobians` makes them, ``[T, *batch, S, S]``.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxlstm import _checks
 from jaxlstm._step import Carry
 from jaxlstm.inspect._fixed_points import FixedPoints
-from jaxlstm.inspect._flat import like_carry
+from jaxlstm.inspect._flat import check_carries
 from jaxlstm.inspect._pictures import Axes, hide_borders
 
 
@@ -39,7 +39,7 @@ def draw_fixed_points(ax: Axes, points: FixedPoints, carries: Carry) -> Axes:
     if not isinstance(points, FixedPoints):
         _checks.reject("points", "what fixed_points returned", _checks.describe(points), TypeError)
     one = jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape[1:], part.dtype), points.carry)
-    carries, lead = like_carry("carries", carries, one)
+    carries, lead = check_carries("carries", carries, one)
     runs, found = _as_vectors(carries, lead), _as_vectors(points.carry, points.speed.shape)
     if min(runs.shape) < 2 or not np.isfinite(runs).all() or not np.ptp(runs, axis=0).any():
         _checks.reject("carries", "finite carries of two or more numbers that differ", _checks.describe(runs))
