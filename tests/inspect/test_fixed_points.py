@@ -56,7 +56,7 @@ def test_carries_go_down_to_the_point_on_their_side_of_the_hill():
     (tops,) = np.nonzero((speed[1:-1] > speed[:-2]) & (speed[1:-1] > speed[2:]))
     want = np.bincount(np.searchsorted(grid[1:-1][tops], carries.h[:, 0]))
     assert len(want) == 3
-    np.testing.assert_array_equal(points.count[np.argsort(points.carry.h[:, 0])], want)
+    np.testing.assert_array_equal(points.starts[np.argsort(points.carry.h[:, 0])], want)
 
 
 def test_a_linear_network_has_the_eigenvalues_of_its_weights():
@@ -74,7 +74,7 @@ def test_a_linear_network_has_the_eigenvalues_of_its_weights():
     np.testing.assert_allclose(points.carry.h, want[None], rtol=1e-10)
     np.testing.assert_allclose(points.eigenvalues[0], [-1.3, 0.8 + 0.5j, 0.8 - 0.5j], rtol=1e-10)
     assert not points.stable.any()
-    np.testing.assert_array_equal(points.count, [20])
+    np.testing.assert_array_equal(points.starts, [20])
 
 
 CELLS = {
@@ -148,7 +148,7 @@ def test_a_slow_point():
     assert want.fun > 1e-8
     fewer = fixed_points(jl.RNNCell(1), params, NO_INPUT, carries, steps=STEPS, tolerance=1e-8)
     np.testing.assert_array_equal(fewer.fixed, [True])
-    assert fewer.count.sum() < points.count.sum() == 21
+    assert fewer.starts.sum() < points.starts.sum() == 21
 
 
 @pytest.mark.parametrize(("distance", "number"), [(0.09, 11), (0.15, 6), (5.0, 1)])
@@ -159,7 +159,7 @@ def test_points_that_are_close_are_one(distance, number):
     starts = np.stack([np.arange(11) / 10, np.full(11, 0.4)], axis=1)
     points = fixed_points(cell, params, NO_INPUT, jl.RNNCarry(h=starts), steps=STEPS, merge_distance=distance)
     assert len(points.speed) == number
-    assert points.count.sum() == 11
+    assert points.starts.sum() == 11
     np.testing.assert_allclose(points.carry.h[:, 0], starts[:: -(-11 // number), 0], atol=1e-12)
     np.testing.assert_allclose(points.carry.h[:, 1], 0, atol=1e-12)
     np.testing.assert_allclose(points.eigenvalues, np.tile([1, 0.5], (number, 1)), rtol=1e-12)
@@ -186,7 +186,7 @@ def test_any_cell_from_the_carries_of_a_run(cell):
     points = fixed_points(cell, params, x, seen.carry, steps=STEPS)
     number = len(points.speed)
     assert type(points.carry) is type(seen.carry)
-    assert 1 <= number <= points.count.sum() <= 36
+    assert 1 <= number <= points.starts.sum() <= 36
     after, _ = cell.step(params, points.carry, np.broadcast_to(x, (number, 2)))
     moved = np.concatenate([(b - a).reshape(number, -1) for a, b in zip(points.carry, after, strict=True)], axis=-1)
     np.testing.assert_allclose(points.speed, (moved**2).sum(-1) / 2, rtol=1e-6, atol=1e-25)

@@ -118,7 +118,7 @@ def found_points(number=5):
         fixed=np.arange(number) < 4,
         stable=(np.abs(eigenvalues) < 1).all(-1),
         eigenvalues=eigenvalues,
-        count=np.ones(number, int),
+        starts=np.ones(number, int),
     )
 
 

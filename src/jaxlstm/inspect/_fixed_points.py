@@ -35,7 +35,7 @@ class FixedPoints(NamedTuple):
     fixed: Bool[Array, "N"]  # True: a fixed point, F(c) = c to rounding. False: a slow point
     stable: Bool[Array, "N"]  # all eigenvalues are smaller than 1 in magnitude
     eigenvalues: Complex[Array, "N S"]  # of the Jacobian d F / d c, the largest in magnitude first
-    count: Int[Array, "N"]  # how many of the initial carries led here
+    starts: Int[Array, "N"]  # how many of the initial carries led here
 
 
 def fixed_points(
@@ -112,7 +112,7 @@ def fixed_points(
         fixed=jnp.asarray(fixed[kept]),
         stable=jnp.asarray((np.abs(eigenvalues) < 1).all(-1)),
         eigenvalues=jnp.asarray(eigenvalues),
-        count=jnp.asarray(count),
+        starts=jnp.asarray(count),
     )
 
 
@@ -183,7 +183,7 @@ def _descend(change: Change, starts: Float[Array, "N S"], steps: int) -> Float[A
         points, state = now
         with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its int counters by floats
             updates, state = optimizer.update(gradients(points), state)
-        return points + updates, state
+        return jax.tree.map(jnp.add, points, updates), state
 
     return jax.lax.fori_loop(0, steps, update, (starts, optimizer.init(starts)))[0]
 
