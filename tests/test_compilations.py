@@ -80,6 +80,7 @@ OTHERS = {
     "step_jacobians": lambda: jl.inspect.step_jacobians(CELL, PARAMS, XS, **OPTIONS),
     "singular values": lambda: jl.inspect.largest_singular_values(jnp.ones((T, H, H))),
     "lyapunov_exponents": lambda: jl.inspect.lyapunov_exponents(CELL, PARAMS, XS),
+    "fixed_points": lambda: jl.inspect.fixed_points(CELL, PARAMS, XS[0, 0], CARRY, steps=3, tolerance=9.0),
     "saturation": lambda: jl.inspect.saturation(FORGET, lengths=OPTIONS["lengths"]),
     "half_life": lambda: jl.inspect.half_life(FORGET),
     "retention": lambda: jl.inspect.retention(FORGET, 3, reset=OPTIONS["reset"]),

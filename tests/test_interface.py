@@ -91,10 +91,12 @@ SIGNATURES |= {
     "inspect.input_contributions": f"network, params, xs, carry=None, *, output, {SEQUENCE}",
     "inspect.input_jacobian_norms": f"network, params, xs, carry=None, *, {SEQUENCE}",
     "inspect.lyapunov_exponents": "cell, params, xs, carry=None, *, lengths=None, mask=None",
+    "inspect.fixed_points": "cell, params, x, carries, *, steps=1000, tolerance=1e-06, merge_distance=0.01",
     "inspect.largest_singular_values": "jacobians",
     "inspect.saturation": "gate, *, lengths=None, mask=None",
     "inspect.half_life": "f, *, lengths=None, mask=None",
     "inspect.retention": f"f, lags, *, {SEQUENCE}",
+    "inspect.draw_fixed_points": "ax, points, carries",
     "inspect.draw_gate": "ax, gate, *, limits=(0.0, 1.0)",
 }
 for _cell in ("Cell", "LSTMCell", "GRUCell", "LSTMVariantCell", "MGUCell", "SLSTMCell", "MLSTMCell"):
@@ -203,7 +205,7 @@ def default(parameter):
 
 def test_the_import_is_light():
     heavy = ["flax", "optax", "orbax", "matplotlib", "aeon", "mnist1d", "h5py", "onnx", "safetensors", "tqdm"]
-    program = f"import sys, jaxlstm; print(*[name for name in {heavy} if name in sys.modules])"
+    program = f"import sys, jaxlstm.inspect; print(*[name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert loaded.stdout.split() == []
 
@@ -296,7 +298,7 @@ def test_tasks_and_the_command_line_are_users_like_others(module):
 def test_who_may_import_what(module):
     package = module.partition(".")[0]
     outside = {name.partition(".")[0] for name in imports(module)}
-    assert package in ("training", "tasks") or "optax" not in outside
+    assert package in ("training", "tasks") or module == "inspect._fixed_points" or "optax" not in outside
     assert package == "training" or not outside & {"orbax", "filelock"}
     assert package in ("linen", "nnx") or "flax" not in outside
     assert package == "interop" or not outside & {"h5py", "onnx", "safetensors"}

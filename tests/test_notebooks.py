@@ -11,7 +11,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SMALL = {
     "03_flax_and_optax": "STEPS, BATCH_SIZE, HIDDEN = 20, 9, 4",
-    "04_inside_a_trained_network": "import argparse\nSTEPS, HIDDEN, FILE = 20, 8, argparse.__file__",  # some text
+    "04_inside_a_trained_network": "import argparse\nSTEPS, HIDDEN, FILE, SWITCH_STEPS = 20, 8, argparse.__file__, 20",
     "05_accelerators": "STEPS, T, HIDDEN, BATCHES = 2, 8, 8, (4, 8)",
 }
 

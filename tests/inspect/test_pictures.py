@@ -109,6 +109,46 @@ def test_text(ax):
     assert rendered(ax)
 
 
+def found_points(number=5):
+    """Points as `fixed_points` returns them: a stable one, three that are not, and a slow one."""
+    eigenvalues = np.array([[0.5, 0.1], [-1.5, 0.1], [1 + 1j, 1 - 1j], [0, 2], [0.9, 0.1]])[:number]
+    return inspect.FixedPoints(
+        carry=jl.LSTMCarry(h=RUNS.h[0, :number], c=RUNS.c[1, :number]),
+        speed=np.zeros(number),
+        fixed=np.arange(number) < 4,
+        stable=(np.abs(eigenvalues) < 1).all(-1),
+        eigenvalues=eigenvalues,
+        starts=np.ones(number, int),
+    )
+
+
+RUNS = jl.LSTMCarry(*np.random.default_rng(0).normal(size=(2, STEPS, 6, 2)) * [1, 3])
+
+
+def test_fixed_points(ax):
+    points = found_points()
+    assert inspect.draw_fixed_points(ax, points, RUNS) is ax
+    runs, found = np.concatenate(RUNS, axis=-1).reshape(-1, 4), np.concatenate(points.carry, axis=-1)
+    variances, directions = np.linalg.eigh(np.cov(runs.T))
+    place = lambda values: np.abs((values - runs.mean(0)) @ directions[:, :-3:-1])  # noqa: E731  whose sign is free
+    for n, line in enumerate(ax.get_lines()):
+        np.testing.assert_allclose(np.abs(line.get_xydata()), place(runs.reshape(STEPS, 6, 4)[:, n]), rtol=1e-9)
+    assert len(ax.get_lines()) == 6
+    kinds = [[0], [1, 3], [2], [4]]
+    for dots, chosen in zip(ax.collections, kinds, strict=True):
+        np.testing.assert_allclose(np.abs(dots.get_offsets()), place(found[chosen]), rtol=1e-9)
+    names = ["stable (1)", "unstable in 1 direction (2)", "unstable in 2 directions (1)", "slow (1)"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+    assert f"{variances[-1] / variances.sum():.0%}" in ax.get_xlabel()
+    assert rendered(ax)
+
+
+def test_no_fixed_points(ax):
+    inspect.draw_fixed_points(ax, found_points(0), RUNS)
+    assert not ax.collections
+    assert rendered(ax)
+
+
 @pytest.mark.usefixtures("without_type_hook")
 @pytest.mark.parametrize(
     ("draw", "message"),
@@ -120,6 +160,12 @@ def test_text(ax):
         (lambda ax: inspect.draw_text(ax, "be", np.ones(2), columns=0), "columns: expected a positive int"),
         (lambda ax: inspect.draw_retention(ax, np.ones(5)), "retention: expected an array [lags + 1, H], got"),
         (lambda ax: inspect.draw_gradient_flow(ax, {"h": 1.0}), "flows['h']: expected an array [T, *batch], got"),
+        (lambda ax: inspect.draw_fixed_points(ax, RUNS, RUNS), "points: expected what fixed_points returned, got LSTM"),
+        (lambda ax: inspect.draw_fixed_points(ax, found_points(), RUNS.h), "carries: expected LSTMCarry, got ndarray"),
+        (
+            lambda ax: inspect.draw_fixed_points(ax, found_points(), jax.tree.map(np.zeros_like, RUNS)),
+            "carries: expected finite carries of two or more numbers that differ, got float64[72, 4]",
+        ),
         (lambda ax: inspect.draw_singular_values(ax, {"a": [1]}), "singular_values['a']: expected an array, got [1]"),
     ],
 )

@@ -101,7 +101,7 @@ def retention(
       reset: bool ``[T, *batch]``: True where a new sequence begins. It keeps nothing, so its factor is 0.
 
     Returns:
-      ``[lags + 1, H]``, NaN at a lag that no two steps that count are apart.
+      ``[lags + 1, H]``, NaN at lags that have no pair of steps that count.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.

@@ -15,9 +15,9 @@ from jaxlstm import _checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
-from jaxlstm._step import Carry, Inputs, Params, masked_step
+from jaxlstm._step import Carry, Params
 from jaxlstm._unroll import valid_steps
-from jaxlstm.inspect._flat import flatten, size_of, unflatten
+from jaxlstm.inspect._flat import flat_step, flatten, size_of
 from jaxlstm.inspect._trace import trace
 
 
@@ -68,7 +68,9 @@ def step_jacobians(
 
 
 def largest_singular_values(jacobians: Float[ArrayLike, "*lead S S"]) -> Float[Array, "*lead"]:
-    """The most that each step can stretch a difference of carries: max ||J v|| / ||v||, above 1 or below.
+    """The most that each step can stretch a small difference of carries: max ||J v|| / ||v||.
+
+    Below 1, every difference shrinks.
 
     Args:
       jacobians: as `step_jacobians` makes them, ``[T, *batch, S, S]``.
@@ -153,12 +155,7 @@ def _jacobians(cell: Cell, params: Params, xs: Float[Array, "*lead I"], before: 
     """The Jacobian of one step for each of the leading axes."""
 
     def jacobian(x: Array, before: Carry) -> Array:
-        def step(flat: Array) -> Array:
-            inputs = Inputs(x, None, None, None)
-            carry = unflatten(flat, before, 0)
-            return flatten(masked_step(cell, params, carry, carry, inputs)[0])
-
-        return jax.jacfwd(step)(flatten(before))
+        return jax.jacfwd(flat_step(cell, params, x, before))(flatten(before))
 
     for _ in xs.shape[:-1]:
         jacobian = jax.vmap(jacobian)

@@ -65,7 +65,7 @@ def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="share of steps left-saturated (< 0.1)", ylabel="share of steps right-saturated (> 0.9)")
     ax.legend(loc="upper right", frameon=False)
-    _hide_borders(ax)
+    hide_borders(ax)
     return ax
 
 
@@ -87,7 +87,7 @@ def draw_retention(ax: Axes, retention: ArrayLike) -> Axes:
     ax.axhline(0.5, color="0.5", linestyle="--", linewidth=1, label="one half")
     ax.set(xlabel="lag, in steps", ylabel="share of the memory left", xlim=(0, max(lags[-1], 1)), ylim=(0, 1.02))
     ax.legend(loc="upper right", frameon=False)
-    _hide_borders(ax)
+    hide_borders(ax)
     return ax
 
 
@@ -112,7 +112,7 @@ def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
     ax.margins(x=0.01)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    _hide_borders(ax)
+    hide_borders(ax)
     return ax
 
 
@@ -138,7 +138,7 @@ def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> 
     ax.margins(x=0.01)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    _hide_borders(ax)
+    hide_borders(ax)
     return ax
 
 
@@ -159,7 +159,7 @@ def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
     ax.set(xlabel="step", ylabel="contribution")
     ax.locator_params(axis="x", integer=True)
     ax.margins(x=0.01)
-    _hide_borders(ax)
+    hide_borders(ax)
     return ax
 
 
@@ -219,6 +219,6 @@ def _mean_of_batch(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1).mean(axis=1)
 
 
-def _hide_borders(ax: Axes) -> None:
+def hide_borders(ax: Axes) -> None:
     """Hide the top and right border of the axes."""
     ax.spines[["top", "right"]].set_visible(False)

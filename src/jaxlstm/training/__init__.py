@@ -1,4 +1,4 @@
-"""Training with Optax: a state, a jitted step, masked losses, a plain loop, checkpoints. The only importer of Optax.
+"""Training with Optax: a state, a jitted step, masked losses, a plain loop, checkpoints.
 
 state = init_state(params, optimizer, key)
 train_step = make_train_step(loss_fn, optimizer)        # loss_fn(params, batch, key) -> (loss, metrics)
