@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
+def lead_shape(x: Array, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of inputs before the spatial ones and the features: ``[*batch]`` of a step, ``[T, *batch]`` of all."""
+    return x.shape[: x.ndim - 1 - len(spatial_shape)]
+
+
 def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
     """`yes` or `no` for each sequence of the batch, leaf by leaf. A select, since NaN times zero is NaN."""
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._chunks import in_chunks
 from jaxlstm._directions import Directions
@@ -125,8 +125,8 @@ def unroll_directions(
     differ in shapes or dtypes, where a carry holds integers, and where the batch is divided among devices.
     """
     _checks.check_cell(cell, Cell)
-    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    steps, *batch, _ = xs.shape
+    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    steps, *batch = lead_shape(xs, cell.spatial_shape)
     params, firsts = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
     why = f"for xs of shape {xs.shape}"
     carry = tuple(
@@ -134,7 +134,7 @@ def unroll_directions(
         for given, first in zip(carry, firsts, strict=True)
     )
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, xs.shape[:-1])
+        reset = _checks.bool_array("reset", reset, (steps, *batch))
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     static = {
         "cell": cell,
@@ -153,7 +153,7 @@ def unroll_directions(
 def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:
     """Whether both directions can run in one loop."""
     kinds = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), given) for given in params]
-    floats = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry))
+    floats = (jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry))
     return kinds[0] == kinds[1] and all(floats) and not spans_devices(xs)
 
 
@@ -192,7 +192,8 @@ def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
 def _run(params: tuple[Params, ...], xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Any, Any]:
     """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
     plan = Plan(**static, keep_preactivations=remat is not True)
-    return with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)(params, xs, *more)
+    batch_rank = len(lead_shape(xs, plan.cell.spatial_shape)) - 1
+    return with_automatic_axes(partial(_run_plan, plan, remat), batch_rank)(params, xs, *more)
 
 
 def _run_plan(
@@ -234,7 +235,7 @@ def _begin(
     reverse: bool,
 ) -> tuple[Carry, Carry, Inputs]:
     """The initial carry of a direction, the carry that it begins with, and its inputs."""
-    batch_shape, dtype = xs.shape[1:-1], compute_dtype(params, xs.dtype)
+    batch_shape, dtype = lead_shape(xs, cell.spatial_shape)[1:], compute_dtype(params, xs.dtype)
     initial = cell.init_carry(params, batch_shape, dtype=dtype)
     carry = initial if carry is None else cast_like(carry, initial)
     if isinstance(cell, Wave) and valid is not None:
