@@ -34,9 +34,9 @@ def add_bias(z: Float[Array, "*batch n"], b: Float[Array, "n"]) -> Array:
     return z + per_feature(b, z)
 
 
-def per_feature(vector: Float[Array, "n"], like: Float[Array, "*batch n"]) -> Array:
-    """A vector of features with leading axes of size 1, as many as the other array has."""
-    return jax.lax.expand_dims(vector, range(like.ndim - vector.ndim))
+def per_feature(weights: Float[Array, "*spatial n"], like: Float[Array, "*batch n"]) -> Array:
+    """Weights of features, or of features at positions, with leading axes of size 1 for those of the other array."""
+    return jax.lax.expand_dims(weights, range(like.ndim - weights.ndim))
 
 
 def pack(tree: Any, batch_axes: int) -> Any:

@@ -45,9 +45,13 @@ class Cell(Static, Generic[P, C]):
     rest is inherited, for params with fields ``w_ih [I, G]``, ``w_hh [H, G]``, ``b [G]`` and a carry with the field
     ``h``. A carry with other fields needs an `init_carry`, and a `readout` where it has no ``h``.
 
-    `combine` and `transition` get arrays of at least float32, so they need not handle dtypes. `transition` returns the
-    next carry, which is cast back to the dtypes of the carry. It may contain a matmul, which then runs in the forward
-    and in the backward loop; from jax 0.10 on also a `jax.custom_vjp`.
+    A cell whose inputs are images or the like states the axes between batch and features as its `spatial_shape`: x is
+    then ``[*batch, *spatial_shape, I]``, and masks and resets have the batch axes alone.
+
+    `combine` and `transition` get arrays of at least float32, so they need not handle dtypes. A carry may hold complex
+    arrays, which are then complex64 or complex128. `transition` returns the next carry, which is cast back to the
+    dtypes of the carry. It may contain a matmul, which then runs in the forward and in the backward loop; from jax 0.10
+    on also a `jax.custom_vjp`.
     """
 
     hidden_size: int

@@ -4,6 +4,7 @@ A complex array is its real parts, and then its imaginary ones.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def unflatten(flat: Float[Array, "*lead S"], like: Carry, lead: int) -> Carry:
     parts, structure = jax.tree.flatten(like)
     pieces = jnp.split(flat, np.cumsum(_sizes(like, lead))[:-1], axis=-1)
 
-    def shaped(piece: Array, part: Array) -> Array:
+    def shaped(piece: Array, part: Any) -> Array:
         if _is_complex(part):
             piece = jax.lax.complex(*jnp.split(piece, 2, axis=-1))
         return piece.reshape(*flat.shape[:-1], *part.shape[lead:])
@@ -41,5 +42,5 @@ def _sizes(carry: Carry, lead: int) -> list[int]:
     return [math.prod(leaf.shape[lead:]) * (1 + _is_complex(leaf)) for leaf in jax.tree.leaves(carry)]
 
 
-def _is_complex(leaf: Array) -> bool:
+def _is_complex(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.complexfloating)

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from jaxlstm import _checks
 from jaxlstm._arrays import lead_shape, select
@@ -231,7 +231,7 @@ def _by_lag(values: Float[Array, "T *batch"], last: Int[Array, "*batch"]) -> Flo
     return jnp.where(steps >= 0, found, jnp.zeros_like(found))
 
 
-def _norm(values: Float[Array, "..."], lead: int) -> Float[Array, "*lead"]:
+def _norm(values: Inexact[Array, "..."], lead: int) -> Float[Array, "*lead"]:
     """The Euclidean norm over all but so many leading axes, in at least float32."""
     flat = values.reshape(*values.shape[:lead], math.prod(values.shape[lead:]))
     return jnp.linalg.norm(flat.astype(at_least_float32(values.dtype)), axis=-1)

@@ -135,7 +135,7 @@ def lyapunov_exponents(
 
 @partial(jax.jit, static_argnames="cell")
 def _exponents(
-    cell: Cell, params: Params, xs: Float[Array, "T *batch I"], before: Carry, valid: Bool[Array, "T *batch"]
+    cell: Cell, params: Params, xs: Array, before: Carry, valid: Bool[Array, "T *batch"]
 ) -> Float[Array, "*batch S"]:
     def step(now: tuple[Array, Array], here: tuple[Array, Carry, Array]) -> tuple[tuple[Array, Array], None]:
         q, total = now
@@ -151,7 +151,7 @@ def _exponents(
 
 
 @partial(jax.jit, static_argnames="cell")
-def _jacobians(cell: Cell, params: Params, xs: Float[Array, "*lead I"], before: Carry) -> Float[Array, "*lead S S"]:
+def _jacobians(cell: Cell, params: Params, xs: Array, before: Carry) -> Float[Array, "*lead S S"]:
     """The Jacobian of one step for each of the leading axes."""
 
     def jacobian(x: Array, before: Carry) -> Array:
