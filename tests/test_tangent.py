@@ -362,7 +362,7 @@ def test_nan_in_the_padding_reaches_no_gradient(cell, reverse):
     valid = options["mask"] & (jnp.arange(len(xs))[:, None] < options["lengths"][None])
     loss = scalar(partial(jl.unroll, cell, **options, reverse=reverse, key=KEY))
     derivatives = compiled(lambda point: jax.jvp(jax.grad(loss), (point,), (tangent,)))
-    clean, padded = (derivatives((params, jnp.where(valid[..., None], xs, pad), carry)) for pad in (0.0, jnp.nan))
+    clean, padded = (derivatives((params, where(valid, xs, jnp.full_like(xs, pad)), carry)) for pad in (0.0, jnp.nan))
     assert_close(padded, clean, tolerance=0)
     assert not padded[0][1][~valid].any()
 

@@ -69,7 +69,7 @@ NETWORKS = {  # every class, and every option with a value that is not its defau
             w_hh_init=jl.torch_uniform,
             b_init=jl.chrono(9),
         ),
-        jl.ConvLSTMCell(2, spatial_shape=(4, 2), forget_bias=0.5, bias=False),
+        jl.ConvLSTMCell(2, spatial_shape=(4, 2), forget_bias=0.5),
     ),
     "learned": jl.Stack(
         jl.Bidirectional(jl.LearnedCarry(jl.Zoneout(jl.LSTMCell(3), c=0.1)), jl.MGUCell(3)),

@@ -58,13 +58,15 @@ def test_the_recipe_is_the_same_for_all_cells():
     assert TASKS["adding"].recipe.cells == ("rnn", "gru", "lstm")
 
 
-def test_every_cell_has_a_loss():
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("slstm", "lru"))) for n in CELLS]
+)
+def test_every_cell_has_a_loss(name):
     """Also with units that four heads cannot divide. A cell draws from its place, so the first ones keep theirs."""
     assert tuple(CELLS)[:3] == ("rnn", "gru", "lstm")
-    for name in CELLS:
-        recipe = TASKS["adding"].recipe_with(cell=name, hidden_size=6, batch_size=2, length=4)
-        problem = TASKS["adding"].problem(recipe)
-        network = problem.network(problem.cell(name, recipe.hidden_size))
-        key = jax.random.key(0)
-        params = jax.eval_shape(lambda key, n=network, p=problem: init_model(n, key, p.input_size, p.outputs), key)
-        assert jax.eval_shape(partial(problem.loss, network), params, None, key)[0].shape == ()
+    recipe = TASKS["adding"].recipe_with(cell=name, hidden_size=6, batch_size=2, length=4)
+    problem = TASKS["adding"].problem(recipe)
+    network = problem.network(problem.cell(name, recipe.hidden_size))
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda key: init_model(network, key, problem.input_size, problem.outputs), key)
+    assert jax.eval_shape(partial(problem.loss, network), params, None, key)[0].shape == ()
