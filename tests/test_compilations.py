@@ -102,7 +102,12 @@ def test_compilations_are_counted():
     assert seen
 
 
-@pytest.mark.parametrize("name", FORWARD)
+SLOW = ("LRUCell", "ConvLSTMCell")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name.partition("(")[0] in SLOW)) for name in FORWARD]
+)
 def test_forward_and_gradient(name):
     run, first = FORWARD[name]
     assert_compiles_once(lambda: run(first))

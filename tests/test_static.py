@@ -95,13 +95,12 @@ NUMPY = {
     "slstm": (lambda n: jl.SLSTMCell(n(4), num_heads=n(2)), jl.SLSTMCell(4, num_heads=2)),
     "mlstm": (lambda n: jl.MLSTMCell(n(4), num_heads=n(2)), jl.MLSTMCell(4, num_heads=2)),
     "lru": (lambda n: jl.LRUCell(n(4), state_size=n(2)), jl.LRUCell(4, state_size=2)),
-    "max_phase": (lambda n: jl.LRUCell(4, max_phase=n(3)), jl.LRUCell(4, max_phase=3.0)),
     "conv_lstm": (
         lambda n: jl.ConvLSTMCell(n(4), spatial_shape=(n(3),), kernel_shape=n(5)),
         jl.ConvLSTMCell(4, spatial_shape=(3,), kernel_shape=5),
     ),
 }
-FLOATS = ("forget_bias", "clip", "chrono", "max_phase")
+FLOATS = ("forget_bias", "clip", "chrono")
 
 
 @pytest.mark.parametrize("name", NUMPY)

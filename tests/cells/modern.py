@@ -12,6 +12,7 @@ import jaxlstm as jl
 KEY = jax.random.key(0)
 SLOW = [pytest.param(names, marks=pytest.mark.slow) for names in ("reverse", "lengths mask reset")]
 OPTIONS = ["", "reverse lengths mask reset", *SLOW]
+ONE_QUICK = ["reverse lengths mask reset", pytest.param("", marks=pytest.mark.slow), *SLOW]
 
 
 def problem(cell, steps=4, batch=(3,), input_size=2, seed=0):
