@@ -49,7 +49,8 @@ def unroll(
     Args:
       cell: the recurrence, such as ``LSTMCell(128)``.
       params: its params, as ``cell.init`` makes them.
-      xs: inputs, time first: ``[T, *batch, I]``, with any number of batch axes.
+      xs: inputs, time first: ``[T, *batch, I]``, with any number of batch axes. Those of a `ConvLSTMCell` have its
+        spatial axes between batch and I.
       carry: the carry before the first step; None means ``cell.init_carry(params, batch_shape)``.
       lengths: integers ``[*batch]``: only the first ``lengths`` steps count. Values outside 0..T are an error. Inside
         jit, where values are not known, they act as 0 or T.

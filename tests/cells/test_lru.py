@@ -207,7 +207,7 @@ class PhaseCell(jl.Cell):
         return Phases(jax.random.normal(key, (input_size, self.hidden_size), dtype), rate)
 
     def init_carry(self, params, batch_shape=(), *, dtype=None):
-        wide = jnp.promote_types(dtype or params.w_ih.dtype, jnp.complex64)
+        wide = jnp.complex128 if (dtype or params.w_ih.dtype) == jnp.float64 else jnp.complex64
         return jl.RNNCarry(jnp.zeros((*batch_shape, self.hidden_size), wide))
 
     def project(self, params, x):
