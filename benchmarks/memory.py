@@ -21,6 +21,7 @@ import numpy as np
 
 import common
 import jaxlstm as jl
+from jaxlstm.tasks import CELLS as NAMED
 from jaxlstm.tasks import TASKS, Problem, Recipe
 from jaxlstm.tasks._model import init_model
 from jaxlstm.tasks._optimizers import clipped_adam
@@ -47,6 +48,13 @@ CELLS: dict[str, Callable[[Recipe], jl.Cell]] = {
     "LSTM, forget bias 0": lambda recipe: jl.LSTMCell(recipe.hidden_size, forget_bias=0.0),
     "GRU, chrono": lambda recipe: jl.GRUCell(recipe.hidden_size, b_init=jl.chrono(max(3, recipe.length or 0))),
     "LSTM, chrono": lambda recipe: jl.LSTMCell(recipe.hidden_size, b_init=jl.chrono(max(3, recipe.length or 0))),
+    "MGU": lambda recipe: NAMED["mgu"](recipe.hidden_size),
+    "minGRU": lambda recipe: NAMED["min_gru"](recipe.hidden_size),
+    "minLSTM": lambda recipe: NAMED["min_lstm"](recipe.hidden_size),
+    "IndRNN": lambda recipe: NAMED["ind_rnn"](recipe.hidden_size),
+    "sLSTM": lambda recipe: NAMED["slstm"](recipe.hidden_size),
+    "mLSTM": lambda recipe: NAMED["mlstm"](recipe.hidden_size),
+    "LRU": lambda recipe: NAMED["lru"](recipe.hidden_size),
 }
 
 
@@ -167,8 +175,9 @@ def _sums(values: np.ndarray, window: int) -> np.ndarray:
 def markdown(report: dict[str, Any]) -> str:
     """The whole report: circumstances, a table of those with a criterion, one of those with a figure."""
     done = {name: (ROWS[name], row) for name, row in report["rows"].items()}
-    criteria = [_criterion_row(name, *both) for name, both in done.items() if both[0].criterion]
-    figures = [_figure_row(name, *both) for name, both in done.items() if not both[0].criterion]
+    cells = [cell for cell in CELLS if any(cell in row["outcomes"] for _, row in done.values())]
+    criteria = [_criterion_row(name, *both, cells) for name, both in done.items() if both[0].criterion]
+    figures = [_figure_row(name, *both, cells) for name, both in done.items() if not both[0].criterion]
     parts = [common.circumstances(report) + f"\n- {report['minutes']:.0f} minutes in all"]
     if criteria:
         parts += [
@@ -176,44 +185,45 @@ def markdown(report: dict[str, Any]) -> str:
             "did; `> n`: none within n. *missed*: more than published; *open*: fewer were tried than published. "
             "Published: Hochreiter & Schmidhuber 1997, the LSTM without forget gate, truncated gradients, one sequence "
             "at a time. Here: Adam with clipping and a falling rate, full gradients, batches. Sizes: see below. "
-            "Chrono biases, which `jaxlstm train` has too, are made for the length of the task.",
-            common.table(["", "published", *CELLS], criteria),
+            "Chrono biases, which `jaxlstm train` has too, are made for the length of the task. sLSTM and mLSTM have 4 "
+            "heads. One layer of LRU is linear in time and in its inputs, and minGRU and minLSTM in time.",
+            common.table(["", "published", *cells], criteria),
         ]
     if figures:
         parts += [
             "Test figures, mean (and standard deviation) over the seeds. *missed*: worse than published for that cell.",
-            common.table(["", "published", *CELLS], figures),
+            common.table(["", "published", *cells], figures),
         ]
     parts.append("\n".join(f"- {name}: {_setting(*both)}" for name, both in done.items()))
     return "\n\n".join(parts)
 
 
-def _criterion_row(name: str, row: Row, result: dict[str, Any]) -> list[str]:
+def _criterion_row(name: str, row: Row, result: dict[str, Any], cells: list[str]) -> list[str]:
     budget = result["recipe"]["steps"] * result["recipe"]["batch_size"]
-    cells = [name, f"{row.published:_}".replace("_", " ")]
-    for cell in CELLS:
+    shares = [name, f"{row.published:_}".replace("_", " ")]
+    for cell in cells:
         outcome = result["outcomes"].get(cell)
         if outcome is None:
-            cells.append("")
+            shares.append("")
             continue
         counts = [count for count in outcome["solved"] if count is not None]
         share = f"({len(counts)} of {len(outcome['solved'])})"
         shown = f"{np.median(counts):.0f} {share}" if counts else f"> {budget} {share}"
         missed = (np.median(counts) if counts else budget) > row.published
         verdict = " *missed*" if missed else "" if counts else " *open*"
-        cells.append(shown + verdict)
-    return cells
+        shares.append(shown + verdict)
+    return shares
 
 
-def _figure_row(name: str, row: Row, result: dict[str, Any]) -> list[str]:
+def _figure_row(name: str, row: Row, result: dict[str, Any], cells: list[str]) -> list[str]:
     assert isinstance(row.published, dict)
-    cells = [f"{name} ({row.unit})", ", ".join(f"{kind} {figure}".strip() for kind, figure in row.published.items())]
-    for cell in CELLS:
+    shown = [f"{name} ({row.unit})", ", ".join(f"{kind} {figure}".strip() for kind, figure in row.published.items())]
+    for cell in cells:
         outcome = result["outcomes"].get(cell)
         figures = outcome["figures"] if outcome else []
         spread = f" ({np.std(figures, ddof=1):.4f})" if len(figures) > 1 else ""
-        cells.append(f"{np.mean(figures):.4f}{spread}{_verdict(row, cell, figures)}" if figures else "")
-    return cells
+        shown.append(f"{np.mean(figures):.4f}{spread}{_verdict(row, cell, figures)}" if figures else "")
+    return shown
 
 
 def _verdict(row: Row, cell: str, figures: list[float]) -> str:

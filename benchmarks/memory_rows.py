@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-EVERY = ("RNN", "GRU", "LSTM", "LSTM, no forget gate", "LSTM, forget bias 0")
+MODERN = ("MGU", "minGRU", "minLSTM", "IndRNN", "sLSTM", "mLSTM", "LRU")  # since 2016
+EVERY = ("RNN", "GRU", "LSTM", "LSTM, no forget gate", "LSTM, forget bias 0", *MODERN)
 LONG = (*EVERY, "GRU, chrono", "LSTM, chrono")  # where memory must outlast what a gate of sigma(1) keeps
-FEW = ("RNN", "GRU", "LSTM", "GRU, chrono", "LSTM, chrono")  # in the dear rows; --cells runs the others too
-PLAIN = ("RNN", "GRU", "LSTM")
+FEW = ("RNN", "GRU", "LSTM", "GRU, chrono", "LSTM, chrono", *MODERN)  # in the dear rows; --cells runs the others too
+PLAIN = ("RNN", "GRU", "LSTM", *MODERN)
 
 
 class Criterion(NamedTuple):

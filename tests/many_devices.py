@@ -179,7 +179,7 @@ def test_what_is_known_of_where_xs_lie():
     "cell",
     [
         *(CELL, jl.LSTMVariantCell(H, peephole=True, layer_norm=True), jl.GRUCell(H, reset_after=False)),
-        *(pytest.param(cell, marks=pytest.mark.slow) for cell in (jl.MinLSTMCell(H), jl.IndRNNCell(H))),
+        *(pytest.param(cell, marks=pytest.mark.slow) for cell in (jl.MinLSTMCell(H), jl.IndRNNCell(H), jl.LRUCell(H))),
         *(pytest.param(cell(H, num_heads=2), marks=pytest.mark.slow) for cell in (jl.SLSTMCell, jl.MLSTMCell)),
     ],
     ids=repr,

@@ -165,7 +165,11 @@ def _templates(network, input_size, batch):
 
 
 def _random(template, rng, dtype):
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), template)
+    def leaf(leaf):
+        number = rng.normal(size=leaf.shape).astype(dtype)
+        return number + 1j * rng.normal(size=leaf.shape).astype(dtype) if leaf.dtype.kind == "c" else number
+
+    return jax.tree.map(leaf, template)
 
 
 step = jax.jit(lambda cell, params, carry, x: cell.step(params, carry, x), static_argnums=0)
@@ -205,12 +209,17 @@ def where(condition, yes, no):
 
 def cotangents(tree):
     """Numbers, all different, to weigh the leaves with, so that no part of a gradient can hide behind another."""
-    return jax.tree.map(lambda leaf: jnp.cos(1.0 + jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), tree)
+
+    def leaf(leaf):
+        numbers = jnp.cos(1.0 + jnp.arange(leaf.size, dtype=leaf.real.dtype)).reshape(leaf.shape)
+        return jax.lax.complex(numbers, numbers**2) if jnp.iscomplexobj(leaf) else numbers
+
+    return jax.tree.map(leaf, tree)
 
 
 def weighed(tree):
     """A scalar in which every number of the tree has its own weight."""
-    parts = jax.tree.map(lambda leaf, weight: (leaf * weight).sum(), tree, cotangents(tree))
+    parts = jax.tree.map(lambda leaf, weight: (leaf * weight).sum().real, tree, cotangents(tree))
     return sum(jax.tree.leaves(parts))
 
 

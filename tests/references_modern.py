@@ -1,4 +1,4 @@
-"""minGRU, minLSTM, IndRNN, sLSTM and mLSTM as float64 NumPy loops, a vector at a time, from the papers.
+"""minGRU, minLSTM, IndRNN, sLSTM, mLSTM, LRU and ConvLSTM as float64 NumPy loops, a vector at a time, from the papers.
 
 Neither jax nor jaxlstm is imported. Params and carries are any named tuples with the fields used below.
 
@@ -109,6 +109,40 @@ def mlstm_step(params, carry, x, exponential=False, stabilised=True):
         h.append(c[-1] @ q[units] / where_larger(product, np.exp(-m[-1])))
     o = sigmoid(z_o + b_o)
     return carry._replace(h=o * np.concatenate(h), c=np.array(c), n=np.array(n), m=np.array(m))
+
+
+def lru_step(params, carry, x):
+    """Orvieto et al. 2023, section 3, with the state's real and imaginary parts apart: h is the output y."""
+    states = len(params.nu_log)
+    b_re, b_im, d = np.split(params.w_ih, [states, 2 * states], axis=1)
+    radius, angle, gamma = np.exp(-np.exp(params.nu_log)), np.exp(params.theta_log), np.exp(params.gamma_log)
+    re, im = radius * np.cos(angle), radius * np.sin(angle)
+    s_re = re * carry.s_re - im * carry.s_im + gamma * (b_re.T @ x)
+    s_im = re * carry.s_im + im * carry.s_re + gamma * (b_im.T @ x)
+    return carry._replace(h=params.c_re.T @ s_re - params.c_im.T @ s_im + d.T @ x, s_re=s_re, s_im=s_im)
+
+
+def convolve(x, w):
+    """The sum of x[position + offset] @ w[offset + (size - 1) // 2], zeros outside of x."""
+    sizes = w.shape[:-2]
+    z = np.zeros((*x.shape[:-1], w.shape[-1]), np.result_type(x, w))
+    for position in np.ndindex(x.shape[:-1]):
+        for place in np.ndindex(sizes):
+            source = tuple(p + q - (size - 1) // 2 for p, q, size in zip(position, place, sizes, strict=True))
+            if all(0 <= s < n for s, n in zip(source, x.shape[:-1], strict=True)):
+                z[position] += w[place].T @ x[source]
+    return z
+
+
+def conv_lstm_step(params, carry, x, spatial):
+    """Shi et al. 2015, equation 3; x, h and c are all positions in a row."""
+    x, h, c = (a.reshape(*spatial, -1) for a in (x, carry.h, carry.c))
+    z_i, z_f, z_g, z_o = np.split(convolve(x, params.w_ih) + convolve(h, params.w_hh) + params.b, 4, axis=-1)
+    p_i, p_f, p_o = np.split(params.p, 3, axis=-1)
+    i, f = sigmoid(z_i + p_i * c), sigmoid(z_f + p_f * c)
+    c = f * c + i * np.tanh(z_g)
+    h = sigmoid(z_o + p_o * c) * np.tanh(c)
+    return carry._replace(h=h.ravel(), c=c.ravel())
 
 
 def forward(step, params, xs, carry, initial, *, lengths=None, mask=None, reset=None, reverse=False):

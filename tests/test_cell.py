@@ -143,6 +143,7 @@ BIASED = [
         jl.IndRNNCell,
         partial(jl.SLSTMCell, num_heads=2),
         partial(jl.MLSTMCell, num_heads=2),
+        partial(jl.ConvLSTMCell, spatial_shape=(B,)),
     ),
 ]
 

@@ -33,7 +33,11 @@ FORGET = jnp.full((T, B, H), 0.5)
 
 def gradient(run):
     """The gradient of everything that `run` returns, in its first argument, as a notebook would take it."""
-    return lambda *args: jax.grad(lambda first: sum(map(jnp.sum, jax.tree.leaves(run(first, *args[1:])))))(args[0])
+
+    def total(*args):
+        return sum(leaf.sum().real for leaf in jax.tree.leaves(run(*args)))
+
+    return jax.grad(total)
 
 
 def loss(carry, ys):
@@ -58,7 +62,8 @@ FORWARD = {
 CELLS = (
     *(jl.GRUCell(H), jl.GRUCell(H, reset_after=False), jl.RNNCell(H), jl.MGUCell(H), jl.LearnedCarry(CELL)),
     jl.LSTMVariantCell(H, peephole=True, layer_norm=True, projection_size=2),
-    *(jl.MinGRUCell(H), jl.MinLSTMCell(H), jl.IndRNNCell(H), jl.SLSTMCell(H), jl.MLSTMCell(H)),
+    *(jl.MinGRUCell(H), jl.MinLSTMCell(H), jl.IndRNNCell(H), jl.SLSTMCell(H), jl.MLSTMCell(H), jl.LRUCell(H)),
+    jl.ConvLSTMCell(H, spatial_shape=(B,)),
 )
 for _cell in CELLS:
     FORWARD[repr(_cell)] = (lambda p, cell=_cell: jl.unroll(cell, p, XS), _cell.init(KEY, I, dtype=jnp.float64))

@@ -35,6 +35,9 @@ def test_exported_names():
         (jl.GRUParams, "w_ih w_hh b b_hn"),
         (jl.RNNParams, "w_ih w_hh b"),
         (jl.LSTMCarry, "h c"),
+        (jl.LRUCarry, "s dx"),
+        (jl.LRUParams, "w_ih nu_log theta_log gamma_log c_re c_im"),
+        (jl.ConvLSTMParams, "w_ih w_hh b p"),
         (jl.RNNCarry, "h"),
         (jl.Gates, "i f g o"),
     ],
@@ -99,9 +102,19 @@ SIGNATURES |= {
     "inspect.draw_fixed_points": "ax, points, carries",
     "inspect.draw_gate": "ax, gate, *, limits=(0.0, 1.0)",
 }
-for _cell in ("Cell", "LSTMCell", "GRUCell", "LSTMVariantCell", "MGUCell", "SLSTMCell", "MLSTMCell"):
+for _cell in ("Cell", "LSTMCell", "GRUCell", "LSTMVariantCell", "MGUCell", "SLSTMCell", "MLSTMCell", "ConvLSTMCell"):
     SIGNATURES[f"{_cell}.gates"] = "self, params, z, carry"
-for _cell in ("Cell", "LSTMCell", "GRUCell", "RNNCell", "MinGRUCell", "IndRNNCell", "SLSTMCell", "MLSTMCell"):
+for _cell in (
+    "Cell",
+    "LSTMCell",
+    "GRUCell",
+    "RNNCell",
+    "MinGRUCell",
+    "IndRNNCell",
+    "SLSTMCell",
+    "MLSTMCell",
+    "LRUCell",
+):
     SIGNATURES |= {f"{_cell}.init": INIT, f"{_cell}.init_carry": INIT_CARRY, f"{_cell}.step": STEP}
 for _layer in ("Layer", "Bidirectional", "Stack"):
     SIGNATURES |= {f"{_layer}.init": INIT, f"{_layer}.init_carry": INIT_CARRY}
@@ -116,6 +129,8 @@ STARTS = {
     "IndRNNCell": "hidden_size, *, activation_fn=relu",
     "SLSTMCell": "hidden_size, *, num_heads=1, exponential_forget=False, forget_bias=1.0",
     "MLSTMCell": "hidden_size, *, num_heads=1, exponential_forget=False, forget_bias=1.0",
+    "LRUCell": "hidden_size, *, state_size=None, r_min=0.0, r_max=1.0, max_phase=6.283185307179586",
+    "ConvLSTMCell": "hidden_size, *, spatial_shape, kernel_shape=3, peephole=True, forget_bias=1.0",
 }
 
 
@@ -242,6 +257,8 @@ ORDER = [
     "cells._slstm",
     "cells._mlstm_chunk",
     "cells._mlstm",
+    "cells._lru",
+    "cells._conv_lstm",
     "cells._learned",
     "cells._regularize",
     "cells",

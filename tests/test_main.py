@@ -199,7 +199,7 @@ MISTAKES = {
     "not a number": (["train", "--out", "{new}", "--steps", "many"], "--steps: invalid int value: 'many'"),
     "unknown cell": (
         ["train", "--out", "{new}", "--cell", "cnn"],
-        "--cell: expected one of rnn, gru, lstm, all, got 'cnn'",
+        "--cell: expected one of rnn, gru, lstm, mgu, min_gru, min_lstm, ind_rnn, slstm, mlstm, lru, all, got 'cnn'",
     ),
     "no steps": (["train", "--out", "{new}", "--steps", "0"], "--steps: expected a positive int, got 0"),
     "no units": (["train", "--out", "{new}", "--hidden-size", "-1"], "--hidden-size: expected a positive int, got -1"),

@@ -44,6 +44,7 @@ def cells(H):
         "ind rnn": jl.IndRNNCell(H, activation_fn=jnp.tanh),
         "slstm": jl.SLSTMCell(H, num_heads=4),
         "mlstm": jl.MLSTMCell(H, num_heads=H // 16),
+        "lru": jl.LRUCell(H),
         "peephole": variant(peephole=True),
         "coupled": variant(coupled=True),
         "projection": variant(projection_size=H // 2),

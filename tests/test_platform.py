@@ -27,6 +27,8 @@ CELLS = {
     "both directions, rnn": jl.Bidirectional(jl.RNNCell(H)),
     "both directions, slstm": jl.Bidirectional(jl.SLSTMCell(H, num_heads=H)),
     "both directions, mlstm": jl.Bidirectional(jl.MLSTMCell(H)),
+    "both directions, lru": jl.Bidirectional(jl.LRUCell(H)),
+    "both directions, conv lstm": jl.Bidirectional(jl.ConvLSTMCell(H, spatial_shape=(3,))),
     "both directions, every option": jl.Bidirectional(jl.Zoneout(EVERY_OPTION, h=0.3, c=0.3)),
 }
 OPTIONS = {
@@ -79,7 +81,7 @@ class Case(NamedTuple):
 
 
 def case(name, options, steps):
-    draw = lambda leaf: DRAW.normal(size=leaf.shape) / 2  # noqa: E731
+    draw = lambda leaf: (DRAW.normal(size=leaf.shape) / 2).astype(leaf.dtype)  # noqa: E731
     given = dict(OPTIONS[options])
     reverse = given.pop("reverse", False)
     network = CELLS[name] if isinstance(CELLS[name], jl.Bidirectional) else jl.Layer(CELLS[name], reverse=reverse)
@@ -88,7 +90,7 @@ def case(name, options, steps):
     if given.pop("masked", False):
         given |= {"lengths": np.array([steps, steps // 2]), "mask": DRAW.random((steps, B)) < 0.8}
         given["reset"] = DRAW.random((steps, B)) < 0.2
-    return Case(network, params, carry, DRAW.normal(size=(steps, B, I)), given)
+    return Case(network, params, carry, DRAW.normal(size=(steps, B, *network.spatial_shape, I)), given)
 
 
 def derivatives(case):
@@ -96,7 +98,7 @@ def derivatives(case):
     run = partial(case.network.apply, key=KEY, **case.options)
 
     def loss(point):
-        return sum((leaf**3).sum() for leaf in jax.tree.leaves(run(*point)))
+        return sum((leaf**3).sum().real for leaf in jax.tree.leaves(run(*point)))
 
     point = jax.tree.map(jnp.asarray, (case.params, case.xs, case.carry))
     return run(*point), *jax.jvp(jax.grad(loss), (point,), (jax.tree.map(jnp.ones_like, point),))
@@ -131,7 +133,7 @@ def assert_close(got, want):
         *(pytest.param(name, options, 19, marks=pytest.mark.slow) for name in list(CELLS)[2:5] for options in OPTIONS),
         *(
             pytest.param(f"both directions, {name}", list(OPTIONS)[-1], 19, marks=pytest.mark.slow)
-            for name in ("every option", "slstm", "mlstm")
+            for name in ("every option", "slstm", "mlstm", "lru", "conv lstm")
         ),
     ],
 )

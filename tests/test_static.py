@@ -25,6 +25,8 @@ VALUES = {
     "min": jl.Bidirectional(jl.MinGRUCell(2, activation_fn=jl.min_activation), jl.MinLSTMCell(2)),
     "ind_rnn": jl.IndRNNCell(2),
     "xlstm": jl.Stack(jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4, forget_bias=3)),
+    "lru": jl.LRUCell(4, state_size=2, r_min=0.5),
+    "conv_lstm": jl.Bidirectional(jl.ConvLSTMCell(4, spatial_shape=(3, 2), kernel_shape=5)),
     "wrapped": jl.LearnedCarry(jl.RecurrentDropout(jl.Zoneout(LSTM, h=0.1), 0.2)),
     "layer": jl.Layer(LSTM, reverse=True),
     "bidirectional": jl.Bidirectional(LSTM, jl.GRUCell(4), merge=jnp.maximum),
@@ -92,6 +94,11 @@ NUMPY = {
     "ind_rnn": (lambda n: jl.IndRNNCell(n(4)), jl.IndRNNCell(4)),
     "slstm": (lambda n: jl.SLSTMCell(n(4), num_heads=n(2)), jl.SLSTMCell(4, num_heads=2)),
     "mlstm": (lambda n: jl.MLSTMCell(n(4), num_heads=n(2)), jl.MLSTMCell(4, num_heads=2)),
+    "lru": (lambda n: jl.LRUCell(n(4), state_size=n(2)), jl.LRUCell(4, state_size=2)),
+    "conv_lstm": (
+        lambda n: jl.ConvLSTMCell(n(4), spatial_shape=(n(3),), kernel_shape=n(5)),
+        jl.ConvLSTMCell(4, spatial_shape=(3,), kernel_shape=5),
+    ),
 }
 FLOATS = ("forget_bias", "clip", "chrono")
 
@@ -120,6 +127,7 @@ def test_carries_and_params_are_registered_for_export():
 
 
 MODERN = [jl.MinGRUCell(2), jl.MinLSTMCell(2), jl.IndRNNCell(2), jl.SLSTMCell(2), jl.MLSTMCell(2)]
+MODERN += [jl.LRUCell(2), jl.ConvLSTMCell(2, spatial_shape=(3,))]
 
 
 @pytest.mark.parametrize("cell", MODERN, ids=repr)
@@ -129,7 +137,7 @@ def test_every_named_tuple_of_a_cell_is_registered_for_export(cell):
         z = cell.combine(cell.project(params, x), cell.recur(params, carry))
         return params, carry, cell.gates(params, z, carry)
 
-    arguments = cell.init(jax.random.key(0), 2, dtype=jnp.float64), jnp.ones(2)
+    arguments = cell.init(jax.random.key(0), 2, dtype=jnp.float64), jnp.ones((*cell.spatial_shape, 2))
     exported = jax.export.export(jax.jit(tuples))(*arguments)
     got = jax.eval_shape(jax.export.deserialize(exported.serialize()).call, *arguments)
     assert jax.tree.structure(got) == jax.tree.structure(jax.eval_shape(tuples, *arguments))

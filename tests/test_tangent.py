@@ -41,6 +41,8 @@ def cells(hidden_size, projection_size):
         "ind rnn": jl.IndRNNCell(hidden_size, activation_fn=jnp.tanh),
         "slstm": jl.LearnedCarry(jl.SLSTMCell(hidden_size, num_heads=hidden_size)),  # an m that sums can hold
         "mlstm": jl.MLSTMCell(hidden_size),
+        "lru": jl.LRUCell(hidden_size, state_size=2),
+        "conv lstm": jl.ConvLSTMCell(hidden_size, spatial_shape=(2, 2), kernel_shape=2),
         "user's": MinimalGatedCell(hidden_size),
         "learned start": LearnedStartCell(hidden_size),
     }
@@ -49,11 +51,18 @@ def cells(hidden_size, projection_size):
 CELLS = cells(3, 2)
 
 
-def every_cell(*, quick):
-    """Each cell; all but the quick ones among the slow tests, since these are long programs to compile."""
+def every_cell(*, quick, real=False):
+    """Each cell; all but the quick ones among the slow tests, since these are long programs to compile.
+
+    Real ones: only those whose carry is real.
+    """
     return pytest.mark.parametrize(
         "cell",
-        [pytest.param(CELLS[name], id=name, marks=[pytest.mark.slow] * (name not in quick)) for name in CELLS],
+        [
+            pytest.param(CELLS[name], id=name, marks=[pytest.mark.slow] * (name not in quick))
+            for name in CELLS
+            if not real or name != "lru"
+        ],
     )
 
 
@@ -62,10 +71,14 @@ def problem(network, steps=4, batch=(3,), input_size=2, seed=0):
     rng = np.random.default_rng(seed)
     params = jax.eval_shape(lambda: network.init(KEY, input_size))
     carry = jax.eval_shape(lambda p: network.init_carry(p, batch), params)
-    xs = jax.ShapeDtypeStruct((steps, *batch, input_size), jnp.float64)
-    point, tangent = (
-        jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), (params, xs, carry)) for _ in range(2)
-    )
+    spatial_shape = getattr(network, "spatial_shape", ())
+    xs = jax.ShapeDtypeStruct((steps, *batch, *spatial_shape, input_size), jnp.float64)
+
+    def draw(leaf):
+        number = rng.normal(size=leaf.shape)
+        return jnp.asarray(number + 1j * rng.normal(size=leaf.shape) if leaf.dtype.kind == "c" else number)
+
+    point, tangent = (jax.tree.map(draw, (params, xs, carry)) for _ in range(2))
     options = {
         "lengths": jnp.asarray([steps, steps - 1, 1][: batch[0]]),
         "mask": jnp.asarray(rng.random((steps, *batch)) < 0.8),
@@ -76,8 +89,7 @@ def problem(network, steps=4, batch=(3,), input_size=2, seed=0):
 
 def plain(cell, params, xs, carry, *, lengths, mask, reset, reverse=False, key=None):
     """The recurrence as one scan of the five pieces, for plain autodiff."""
-    steps, *batch, _ = xs.shape
-    initial, times = cell.init_carry(params, tuple(batch)), jnp.arange(steps)
+    initial, times = cell.init_carry(params, lengths.shape), jnp.arange(len(xs))
     noise = None if key is None else jax.vmap(lambda time: cell.draw(key, time, initial))(times)
 
     def step(carry, now):
@@ -85,10 +97,11 @@ def plain(cell, params, xs, carry, *, lengths, mask, reset, reverse=False, key=N
         noise = () if noise is None else (noise,)
         if not reverse:
             carry = where(reset, initial, carry)
-        zx = cell.project(params, jnp.where(valid[..., None], x, 0.0))
+        zx = cell.project(params, where(valid, x, jnp.zeros_like(x)))
         after = cell.transition(params, cell.combine(zx, cell.recur(params, carry, *noise)), carry, *noise)
         carry = where(valid, after, carry)
-        y = jnp.where(valid[..., None], cell.readout(params, carry), 0.0)
+        y = cell.readout(params, carry)
+        y = where(valid, y, jnp.zeros_like(y))
         return where(reset, initial, carry) if reverse else carry, y
 
     valid = mask & (times[:, None] < lengths[None])
@@ -122,7 +135,7 @@ def first_and_second(run, point, tangent):
     grad = jax.grad(loss)
 
     def along(point):
-        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grad(point), tangent)))
+        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum().real, grad(point), tangent)))
 
     gradient, jvp_of_grad = jax.jvp(grad, (point,), (tangent,))
     return {
@@ -177,7 +190,7 @@ def test_under_other_transformations(cell):
     assert_close(got, compiled(lambda: (transformed(expected), jax.grad(expected)(point)))())
 
 
-@every_cell(quick=[])
+@every_cell(quick=[], real=True)
 def test_hessian(cell):
     (name,) = (name for name, other in CELLS.items() if other is cell)
     cell = cells(2, 1)[name]
@@ -220,9 +233,9 @@ def test_stack():
     assert_derivatives_are_those_of(expected, partial(network.apply, **options), point, tangent)
 
 
-# The matmuls of a step by what they give, for B = 2, I = 7, H = 3, P = 5: those of recur and transition going forward,
-# and their transposes going back. GRU reset before: W_hn (r * h) is computed again in the backward loop, since n's
-# pre-activation is not kept. LSTM with a projection: nothing of the derivative needs h again.
+# The matmuls and convolutions of a step by what they give, for B = 2, I = 7, H = 3, P = 5: those of recur and
+# transition going forward, and their transposes going back. GRU reset before: W_hn (r * h) is computed again in the
+# backward loop, since n's pre-activation is not kept. LSTM with a projection: nothing of the derivative needs h again.
 MATMULS = {
     "lstm": (jl.LSTMCell(3), [(2, 12)], [(2, 3)]),
     "gru": (jl.GRUCell(3), [(2, 9)], [(2, 3)]),
@@ -236,6 +249,7 @@ MATMULS = {
         [(2, 3), (2, 5)],
     ),
     "user's": (MinimalGatedCell(3), [(2, 6)], [(2, 3)]),
+    "conv lstm": (jl.ConvLSTMCell(3, spatial_shape=(4, 5)), [(2, 4, 5, 12)], [(2, 4, 5, 3)]),
 }
 
 
@@ -261,14 +275,14 @@ def test_matmuls_in_the_loops(name, options):
 
 
 def matmuls(lowered):
-    """The shapes that dot_generals of the lowered program give: outside all loops, then in each loop that has some."""
+    """The shapes that matmuls and convolutions of a lowered program give: outside of loops, then in each with some."""
     module = lowered.compiler_ir("stablehlo")
     functions = {function.attributes["sym_name"].value: function for function in module.body.operations}
     found = [Counter()]
 
     def visit(operation, place):
         operation = operation.operation
-        if operation.name == "stablehlo.dot_general":
+        if operation.name in ("stablehlo.dot_general", "stablehlo.convolution"):
             found[place][tuple(operation.results[0].type.shape)] += 1
         elif operation.name == "func.call":
             visit(functions[operation.attributes["callee"].value], place)
@@ -351,7 +365,7 @@ def test_nan_in_the_padding_reaches_no_gradient(cell, reverse):
     valid = options["mask"] & (jnp.arange(len(xs))[:, None] < options["lengths"][None])
     loss = scalar(partial(jl.unroll, cell, **options, reverse=reverse, key=KEY))
     derivatives = compiled(lambda point: jax.jvp(jax.grad(loss), (point,), (tangent,)))
-    clean, padded = (derivatives((params, jnp.where(valid[..., None], xs, pad), carry)) for pad in (0.0, jnp.nan))
+    clean, padded = (derivatives((params, where(valid, xs, jnp.full_like(xs, pad)), carry)) for pad in (0.0, jnp.nan))
     assert_close(padded, clean, tolerance=0)
     assert not padded[0][1][~valid].any()
 

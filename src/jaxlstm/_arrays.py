@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
+def lead_shape(x: Array, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of inputs before the spatial ones and the features: ``[*batch]`` of a step, ``[T, *batch]`` of all."""
+    return x.shape[: x.ndim - 1 - len(spatial_shape)]
+
+
 def select(where: Bool[Array, "..."], yes: Any, no: Any) -> Any:
     """`yes` or `no` for each sequence of the batch, leaf by leaf. A select, since NaN times zero is NaN."""
 
@@ -29,9 +34,9 @@ def add_bias(z: Float[Array, "*batch n"], b: Float[Array, "n"]) -> Array:
     return z + per_feature(b, z)
 
 
-def per_feature(vector: Float[Array, "n"], like: Float[Array, "*batch n"]) -> Array:
-    """A vector of features with leading axes of size 1, as many as the other array has."""
-    return jax.lax.expand_dims(vector, range(like.ndim - vector.ndim))
+def per_feature(weights: Float[Array, "*spatial n"], like: Float[Array, "*batch n"]) -> Array:
+    """Weights of features, or of features at positions, with leading axes of size 1 for those of the other array."""
+    return jax.lax.expand_dims(weights, range(like.ndim - weights.ndim))
 
 
 def pack(tree: Any, batch_axes: int) -> Any:

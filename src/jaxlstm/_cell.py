@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._arrays import affine
+from jaxlstm._arrays import affine, lead_shape
 from jaxlstm._dtypes import carry_dtype, cast, compute_dtype
 from jaxlstm._random import Key
 from jaxlstm._sharding import match_varying, with_automatic_axes
@@ -45,12 +45,17 @@ class Cell(Static, Generic[P, C]):
     rest is inherited, for params with fields ``w_ih [I, G]``, ``w_hh [H, G]``, ``b [G]`` and a carry with the field
     ``h``. A carry with other fields needs an `init_carry`, and a `readout` where it has no ``h``.
 
-    `combine` and `transition` get arrays of at least float32, so they need not handle dtypes. `transition` returns the
-    next carry, which is cast back to the dtypes of the carry. It may contain a matmul, which then runs in the forward
-    and in the backward loop; from jax 0.10 on also a `jax.custom_vjp`.
+    A cell whose inputs are images or the like states the axes between batch and features as its `spatial_shape`: x is
+    then ``[*batch, *spatial_shape, I]``, and masks and resets have the batch axes alone.
+
+    `combine` and `transition` get arrays of at least float32, so they need not handle dtypes. A carry may hold complex
+    arrays, which are then complex64 or complex128. `transition` returns the next carry, which is cast back to the
+    dtypes of the carry. It may contain a matmul, which then runs in the forward and in the backward loop; from jax 0.10
+    on also a `jax.custom_vjp`.
     """
 
     hidden_size: int
+    spatial_shape: tuple[int, ...] = ()  # the axes of x between the batch axes and the features
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """Draw initial params for inputs of `input_size` features."""
@@ -142,12 +147,13 @@ class Cell(Static, Generic[P, C]):
         (2,)
         """
         _checks.check_cell(self, Cell)
-        x = _checks.float_array("x", x, 1, "[*batch, I]")
-        params, first = check_params(self, params, x.shape[:-1], x, "x")
+        x = _checks.input_array("x", x, self.spatial_shape, time=False)
+        batch_shape = lead_shape(x, self.spatial_shape)
+        params, first = check_params(self, params, batch_shape, x, "x")
         carry = _checks.like_template("carry", carry, first, f"for x of shape {x.shape}")
         _checks.check_dtypes("carry", carry, first, "init_carry(params, batch_shape, dtype=...)")
         valid, reset = (
-            None if value is None else _checks.bool_array(name, value, x.shape[:-1])
+            None if value is None else _checks.bool_array(name, value, batch_shape)
             for name, value in (("mask", mask), ("reset", reset))
         )
         if key is not None:
@@ -168,13 +174,14 @@ def _step(
     cell: Cell,
 ) -> tuple[Carry, Output]:
     """`Cell.step` of checked arguments. Jitted, so that it is fast outside jit too."""
+    batch_shape = lead_shape(x, cell.spatial_shape)
 
     def run(params: Params, x: Array, carry: Carry, valid: Any, reset: Any, key: Any, time: Array) -> Any:
         dtype = compute_dtype(params, x.dtype)
         params = cast(params, dtype)
-        initial = cell.init_carry(params, x.shape[:-1], dtype=dtype)
+        initial = cell.init_carry(params, batch_shape, dtype=dtype)
         noise = draw_noise(cell, key, time, initial)
         initial, carry = match_varying((initial, carry), params, x, valid, reset, noise)
         return masked_step(cell, params, initial, carry, Inputs(x.astype(dtype), valid, reset, noise))[:2]
 
-    return with_automatic_axes(run, x.ndim - 1, time=False)(params, x, carry, valid, reset, key, time)
+    return with_automatic_axes(run, len(batch_shape), time=False)(params, x, carry, valid, reset, key, time)

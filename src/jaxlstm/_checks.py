@@ -37,6 +37,16 @@ def check_size(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_sizes(name: str, value: Any, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """A tuple of positive ints, as many as one of `axes`."""
+    expected = f"a tuple of {' or '.join(map(str, axes))} positive ints"
+    if not isinstance(value, (tuple, list)):
+        reject(name, expected, describe(value), TypeError)
+    if len(value) not in axes:
+        reject(name, expected, value)
+    return tuple(check_size(f"{name}[{index}]", size) for index, size in enumerate(value))
+
+
 def check_number(name: str, value: Any) -> float:
     """A static option that is a finite real number, as Python's float: NumPy's would widen the arrays it meets."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -171,6 +181,15 @@ def float_array(name: str, value: Any, min_ndim: int, axes: str) -> jax.Array:
     return array
 
 
+def input_array(name: str, value: Any, spatial_shape: tuple[int, ...], *, time: bool = True) -> jax.Array:
+    """`value` as the inputs of all steps, or of one: ``[T, *batch, *spatial_shape, I]``."""
+    axes = f"[{', '.join(['T'] * time + ['*batch', *map(str, spatial_shape), 'I'])}]"
+    array = float_array(name, value, time + len(spatial_shape) + 1, axes)
+    if array.shape[array.ndim - 1 - len(spatial_shape) : -1] != spatial_shape:
+        reject(name, f"an array {axes}", describe(array))
+    return array
+
+
 def bool_array(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
     """`value` as a bool array of exactly this shape. Ints are refused, since 0/1 and lengths are easily mixed up."""
     array = _array(name, value)
@@ -235,6 +254,12 @@ def check_cell(cell: object, kind: type, name: str = "cell") -> None:
         hash(cell)
     except TypeError as error:
         reject(name, "static, hashable options (a frozen dataclass without arrays)", error, TypeError)
+
+
+def check_spatial_shape(name: str, network: Any, wanted: tuple[int, ...]) -> None:
+    """Cells of one network read inputs of the same spatial shape."""
+    if network.spatial_shape != wanted:
+        reject(name, f"spatial_shape={wanted}, as the other cells", network.spatial_shape)
 
 
 def check_tuple(name: str, value: Any, length: int, what: str, also: type = tuple) -> None:

@@ -10,9 +10,10 @@ from jaxlstm import _checks
 
 
 def compute_dtype(tree: Any, *dtypes: DTypeLike) -> jnp.dtype:
-    """The dtype that the arrays of a tree and other dtypes promote to, under strict promotion too."""
+    """The real dtype that the arrays of a tree and other dtypes promote to, under strict promotion too."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(tree)), *dtypes)
+        dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(tree)), *dtypes)
+    return jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
 
 
 def carry_dtype(params: Any, dtype: DTypeLike | None) -> jnp.dtype:
@@ -29,9 +30,21 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
         return jnp.promote_types(dtype, jnp.float32)
 
 
+def complex_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The complex dtype of such real and imaginary parts: complex64 for 16 bits too."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.complex64)
+
+
 def cast(tree: Any, dtype: DTypeLike) -> Any:
-    """Every floating-point leaf in this dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    """Every floating-point leaf in this dtype, and every complex one in its complex counterpart."""
+
+    def leaf(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf.astype(dtype)
+        return leaf.astype(complex_dtype(dtype)) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf
+
+    return jax.tree.map(leaf, tree)
 
 
 def cast_like(tree: Any, like: Any) -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxlstm import _checks, _unroll
+from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import Cell
 from jaxlstm._chunkwise import CHUNK
 from jaxlstm._dtypes import cast, compute_dtype
@@ -74,13 +75,14 @@ def explain(
         return _unroll.unroll_directions(cell, params, xs, carry, **options)
 
     def run(params: Params, xs: jax.Array) -> Any:
-        xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+        if not isinstance(network, Network):
+            _checks.check_cell(network, Cell, "network")
+        xs = _checks.input_array("xs", xs, network.spatial_shape)
         if not all(isinstance(size, int) for size in xs.shape):
             _checks.reject("xs", "sizes that are known, not symbolic", xs.shape)
         options = Options(None, None, None, None, _checks.start_array(0), unroll, remat, project_first, evaluator)
         if isinstance(network, Network):
             return network._apply(params, xs, None, options, run_cell)
-        _checks.check_cell(network, Cell, "network")
         return Layer(network)._apply(params, xs, None, options, run_cell)
 
     with lowered_for(platform):
@@ -90,16 +92,16 @@ def explain(
 
 def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dict[str, Any], platform: str) -> str:
     """The lines about one cell, in one or both directions."""
-    steps, *batch, _ = xs.shape
+    steps, *batch = lead_shape(xs, cell.spatial_shape)
     params, carry = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
     dtype = compute_dtype(params, xs.dtype)
     chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
     length = steps if isinstance(chunk, bool) else min(chunk, steps)
-    evaluator = _unroll.evaluator_of(cell, options["evaluator"], steps)
+    evaluator = _unroll.evaluator_of(cell, options["evaluator"], steps, carry[0])
     shape = (length, *xs.shape[1:])
     by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), shape, evaluator)
     choice = by_platform.get(platform, by_platform["default"])
-    flops = 2 * steps * math.prod(batch) * _matrix_sizes(cell, params)
+    flops = 2 * math.prod(xs.shape[:-1]) * _matrix_sizes(cell, params)
     directions = ["backward" if reverse else "forward" for reverse in options["reverse"]]
     loops = ""
     if len(directions) == 2:
@@ -137,7 +139,7 @@ def _evaluation(choice: Choice, steps: int, length: int) -> str:
 def _matrix_sizes(cell: Cell, params: tuple[Params, ...]) -> int:
     if isinstance(cell, Wave):
         params = tuple(cell.layer_params(given, layer) for given in params for layer in range(cell.layers))
-    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2 + len(cell.spatial_shape))
 
 
 def _loop(steps: int, length: int, unroll: int) -> str:
@@ -157,7 +159,7 @@ def _loop(steps: int, length: int, unroll: int) -> str:
 
 def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | int, length: int, choice: Choice) -> str:
     """What the backward pass has of the forward pass, beside xs, ys and the params."""
-    steps, *batch, _ = xs.shape
+    steps, *batch = lead_shape(xs, cell.spatial_shape)
     initial = cell.init_carry(params[0], tuple(batch), dtype=xs.dtype)
     one = Inputs(jnp.zeros(xs.shape[1:], xs.dtype), None, None, None)
     _, _, kept = jax.eval_shape(lambda: masked_step(cell, params[0], initial, initial, one))

@@ -19,8 +19,11 @@ from jaxlstm._random import Key
 Initializer = Callable[..., Array]  # (key, shape, dtype) -> array of that shape
 
 
-def glorot(key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "in out"]:
-    """U(-a, a) with a = sqrt(6 / (in + out)) (Glorot & Bengio 2010, equation 16)."""
+def glorot(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "*kernel in out"]:
+    """U(-a, a) with a = sqrt(6 / (in + out)) (Glorot & Bengio 2010, equation 16).
+
+    Those of a convolution are the features times the positions of the kernel.
+    """
     return jax.nn.initializers.glorot_uniform()(key, shape, dtype)
 
 
@@ -102,8 +105,8 @@ def zeros(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 
 
 def draw_weight(
-    init: Initializer, key: Key, gates: int, shape: tuple[int, int], dtype: DTypeLike
-) -> Float[Array, "in G"]:
+    init: Initializer, key: Key, gates: int, shape: tuple[int, ...], dtype: DTypeLike
+) -> Float[Array, "*kernel in G"]:
     """Draw the matrix (in, out) of each gate as if alone, and pack the gates side by side: (in, gates * out).
 
     They are drawn under vmap, so that an orthogonal initialiser makes one batched QR decomposition a weight.

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._network import Network, Options, RunCell, StepOptions
 from jaxlstm._random import Key, split_keys
@@ -59,6 +59,11 @@ class Layer(Network[P, C]):
     def output_size(self) -> int:
         """O, the features of ys."""
         return self.cell.output_size
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """That of the cell."""
+        return self.cell.spatial_shape
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """The cell's params."""
@@ -118,6 +123,7 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
         _checks.check_cell(self.cell, Cell)
         if self.backward_cell is not None:
             _checks.check_cell(self.backward_cell, Cell, "backward_cell")
+            _checks.check_spatial_shape("backward_cell", self.backward_cell, self.cell.spatial_shape)
         _checks.check_merge(self.merge, tuple(_MERGES))
         forward, backward = (layer.output_size for layer in self._layers)
         if self.merge in ("sum", "mean", "mul") and forward != backward:
@@ -132,6 +138,11 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
         """O, the features of ys after the merge."""
         outputs = (jax.ShapeDtypeStruct((layer.output_size,), jnp.float32) for layer in self._layers)
         return jax.eval_shape(self._merge, *outputs).shape[-1]
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """That of the cells."""
+        return self.cell.spatial_shape
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> tuple[P, Any]:
         """(forward, backward) params."""
@@ -171,7 +182,7 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
             after, outputs = zip(*runs, strict=True)
         ys = jax.tree.map(self._merge, *outputs)
         if callable(self.merge):  # the others map zeros to zeros
-            ys = _zero_padding(ys, xs, options)
+            ys = _zero_padding(ys, lead_shape(xs, self.spatial_shape), options)
         return BidirectionalCarry(*after), ys
 
     def _merge(self, forward: Array, backward: Array) -> Array:
@@ -212,6 +223,6 @@ def last_output(carry: Carry) -> Float[Array, "*batch O"]:
     return h
 
 
-def _zero_padding(ys: Output, xs: Array, options: Options) -> Output:
-    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=options.lengths, mask=options.mask)
+def _zero_padding(ys: Output, lead: tuple[int, ...], options: Options) -> Output:
+    valid = valid_steps(lead[0], lead[1:], lengths=options.lengths, mask=options.mask)
     return ys if valid is None else select(valid, ys, jax.tree.map(jnp.zeros_like, ys))

@@ -50,6 +50,11 @@ class Network(Static, Generic[P, C]):
         """O, the features of ys."""
         raise NotImplementedError
 
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """The axes of xs between the batch axes and the features: those of the cells, as `ConvLSTMCell` has them."""
+        return ()
+
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """Draw initial params for inputs of `input_size` features."""
         raise NotImplementedError
@@ -82,7 +87,7 @@ class Network(Static, Generic[P, C]):
         _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
         start = _checks.start_array(start)
         options = Options(lengths, mask, reset, key, start, unroll, remat, project_first, evaluator)
-        return self._apply(params, _checks.float_array("xs", xs, 2, "[T, *batch, I]"), carry, options)
+        return self._apply(params, _checks.input_array("xs", xs, self.spatial_shape), carry, options)
 
     def step(
         self,
@@ -112,7 +117,7 @@ class Network(Static, Generic[P, C]):
         if key is not None:
             _checks.check_key(key)
         options = StepOptions(mask, reset, key, _checks.start_array(start))
-        return self._step(params, carry, _checks.float_array("x", x, 1, "[*batch, I]"), options)
+        return self._step(params, carry, _checks.input_array("x", x, self.spatial_shape, time=False), options)
 
     def _apply(
         self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll_directions

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._associative import Slope, affine_scan, carries_before, slopes, solve
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast
@@ -133,7 +133,8 @@ def _trajectory_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangent
     """The equations' own derivative: d_t = J_t d_{t-1} + what params, inputs and the first carry change of step t."""
     carries = trajectory(cell, reverse, *primals)
     params, _, first, inputs = primals
-    flat = jax.vmap(lambda carry: _flatten(carry, inputs.x.ndim - 2))(carries)
+    batch_axes = _batch_axes(cell, inputs)
+    flat = jax.vmap(lambda carry: _flatten(carry, batch_axes))(carries)
 
     def all_steps(carries: Array, *primals: Any) -> Array:
         step, first = _flat_step(cell, *primals)
@@ -163,10 +164,15 @@ def _trajectory_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangent
 
 
 def solve_dense(
-    step: Callable[[Carry, Any], tuple[Carry, Any]], slope: Slope, carry: Carry, sequences: Any, **options: Any
+    cell: Cell,
+    step: Callable[[Carry, Any], tuple[Carry, Any]],
+    slope: Slope,
+    carry: Carry,
+    sequences: Any,
+    **options: Any,
 ) -> tuple[Carry, Any]:
     """`solve` for a step that is linear in a whole carry, by a matrix for each step and sequence."""
-    batch_axes = sequences[0].x.ndim - 2
+    batch_axes = _batch_axes(cell, sequences[0])
 
     def flat_step(flat: Array, now: Any) -> tuple[Array, Any]:
         after, outputs = step(_unflatten(flat, carry), now)
@@ -183,7 +189,8 @@ def jacobian_kind(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> s
     """How a step's Jacobian is handled: "diagonal", which it is; "dense", as a matrix; or "large", for its diagonal."""
     if _is_elementwise(cell, params, carry, inputs):
         return "diagonal"
-    features = sum(math.prod(leaf.shape[inputs.x.ndim - 2 :]) for leaf in jax.tree.leaves(carry))
+    batch_axes = _batch_axes(cell, inputs)
+    features = sum(math.prod(leaf.shape[batch_axes:]) for leaf in jax.tree.leaves(carry))
     return "dense" if features <= DENSE else "large"
 
 
@@ -229,14 +236,18 @@ def _flat_step(
     cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs
 ) -> tuple[Callable[[Array, Inputs], Array], Array]:
     """A step of flat carries in at least float32, and the first carry."""
-    wide = at_least_float32(inputs.x.dtype)
+    wide, batch_axes = at_least_float32(inputs.x.dtype), _batch_axes(cell, inputs)
     params, initial, carry = cast((params, initial, carry), wide)
 
     def step(flat: Array, inputs: Inputs) -> Array:
         after, *_ = masked_step(cell, params, initial, _unflatten(flat, carry), cast(inputs, wide))
-        return _flatten(after, inputs.x.ndim - 1)
+        return _flatten(after, batch_axes)
 
-    return step, _flatten(carry, inputs.x.ndim - 2)
+    return step, _flatten(carry, batch_axes)
+
+
+def _batch_axes(cell: Cell, inputs: Inputs) -> int:
+    return len(lead_shape(inputs.x, cell.spatial_shape)) - 1
 
 
 def _flatten(carry: Carry, batch_axes: int) -> Array:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxlstm import _checks
+from jaxlstm._arrays import lead_shape
 from jaxlstm._associative import why_not_linear
 from jaxlstm._cell import Cell
 from jaxlstm._layers import Layer
@@ -57,6 +58,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         for index, layer in enumerate(layers):
             if not isinstance(layer, Network):
                 _checks.check_cell(layer, Cell, f"layers_or_cells[{index}]")
+            _checks.check_spatial_shape(f"layers_or_cells[{index}]", layer, layers[0].spatial_shape)
         self._set(
             layers=tuple(Layer(layer) if isinstance(layer, Cell) else layer for layer in layers),
             dropout=_checks.check_rate("dropout", dropout),
@@ -69,6 +71,11 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     def output_size(self) -> int:
         """O, the features of the last layer's ys."""
         return self.layers[-1].output_size
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """That of the layers."""
+        return self.layers[0].spatial_shape
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> tuple[Any, ...]:
         """A tuple of each layer's params, bottom first."""
@@ -99,7 +106,8 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         _checks.check_tuple("carry", carries, len(self.layers), "one per layer, bottom first")
         cell = self._cell_of_all(options)
         if cell is not None and not spans_devices(xs) and is_best(cell, params, xs):
-            valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=options.lengths, mask=options.mask)
+            steps, *batch = lead_shape(xs, self.spatial_shape)
+            valid = valid_steps(steps, tuple(batch), lengths=options.lengths, mask=options.mask)
             return run_layers(run_cell, cell, params, xs, carry, valid, **options._asdict())
 
         def run(

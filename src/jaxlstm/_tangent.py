@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlstm._arrays import pack, unpack
+from jaxlstm._arrays import lead_shape, pack, unpack
 from jaxlstm._associative import solve
 from jaxlstm._directions import run_directions
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
@@ -128,7 +128,7 @@ def _tangent(
         kept = kept._replace(z=pack(kept.z, inputs.x.ndim - 1))
     with jax.named_scope("all_steps"):
         dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, packed, params, dparams), inputs, kept, dxs)
-        vectors, dvectors = (_per_sequence(_vectors(tree), inputs.x) for tree in (params, dparams))
+        vectors, dvectors = (_per_sequence(plan, _vectors(tree), inputs.x) for tree in (params, dparams))
 
     def of_step(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Output]:
         inputs, kept, dz, (dafter_params, dy_params) = now
@@ -157,7 +157,7 @@ def _tangent(
         if kind == "diagonal":
             return solve(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
         if kind == "dense":
-            return solve_dense(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
+            return solve_dense(plan.cell, step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
         return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
 
     with jax.named_scope("linear_scan"):
@@ -185,7 +185,7 @@ def _transition_tangent(
     if not _reads(lambda vectors: of_step(vectors, z, before, inputs), vectors):
         return jax.jvp(lambda z, before: transition(plan.cell, params, z, before, inputs), primals[1:], tangents[1:])
     of_each: Callable[..., Carry] = of_step
-    for _ in inputs.x.shape[:-1]:
+    for _ in lead_shape(inputs.x, plan.cell.spatial_shape):
         of_each = jax.vmap(of_each)
     return jax.jvp(lambda *args: of_each(*args, inputs), primals, tangents)
 
@@ -223,10 +223,10 @@ def _params_and_input(
     return pack(dz, inputs.x.ndim - 1) if packed else dz, (dafter, dy)
 
 
-def _per_sequence(vectors: Params, xs: Array) -> Params:
+def _per_sequence(plan: Plan, vectors: Params, xs: Array) -> Params:
     """Vectors, or their tangents, once for each sequence of the batch, in at least float32."""
-    vectors = cast(vectors, at_least_float32(xs.dtype))
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*xs.shape[1:-1], *leaf.shape)), vectors)
+    vectors, batch_shape = cast(vectors, at_least_float32(xs.dtype)), lead_shape(xs, plan.cell.spatial_shape)[1:]
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), vectors)
 
 
 def _vectors(params: Params) -> Params:
@@ -249,7 +249,7 @@ def _all_steps(plan: Plan, fn: Callable[..., Any], inputs: Inputs, kept: Kept, d
     with jax 0.12 accumulates it in 16 bits where they have 16. A batch that is divided among devices comes first:
     merged behind time, it would be gathered from all of them.
     """
-    lead = inputs.x.shape[:-1]
+    lead = lead_shape(inputs.x, plan.cell.spatial_shape)
 
     def merge(leaf: Array) -> Array:
         leaf = jnp.moveaxis(leaf, 0, len(lead) - 1) if plan.batch_first else leaf

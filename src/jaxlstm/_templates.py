@@ -37,7 +37,8 @@ def _carry_template(cell: Any, input_size: int, batch_shape: tuple[int, ...], dt
 def _check_combine(cell: Any, params: Any, input_size: int) -> None:
     """`combine` must be linear, since the derivative rule applies it to tangents: only then can JAX transpose it."""
     carry = jax.eval_shape(cell.init_carry, params)
-    zx = jax.eval_shape(cell.project, params, jax.ShapeDtypeStruct((input_size,), compute_dtype(params)))
+    x = jax.ShapeDtypeStruct((*cell.spatial_shape, input_size), compute_dtype(params))
+    zx = jax.eval_shape(cell.project, params, x)
     shares = zx, jax.eval_shape(cell.recur, params, carry)
     z = jax.eval_shape(cell.combine, *shares)
     try:

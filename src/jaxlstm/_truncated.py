@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import cast_like
 from jaxlstm._layers import Bidirectional, Layer
@@ -106,15 +106,15 @@ def truncated(
     network = _forward_network(network)
     _check_sizes(k1, k2)
     _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
-    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+    xs = _checks.input_array("xs", xs, network.spatial_shape)
+    steps, *batch = lead_shape(xs, network.spatial_shape)
     if not isinstance(steps, int):
         _checks.reject("xs", "a known number of steps, which blocks are cut from", steps)
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, xs.shape[:-1])
+        reset = _checks.bool_array("reset", reset, (steps, *batch))
     if carry is not None:
         carry = jax.tree.map(jnp.asarray, carry)
-    mask = valid_steps(steps, batch_shape, lengths=lengths, mask=mask)
+    mask = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     options = {"unroll": unroll, "remat": remat, "project_first": project_first, "evaluator": evaluator}
     static = {"network": network, "k1": k1, "k2": k2, "options": tuple(options.items())}
     return _truncated(params, xs, carry, mask, reset, key, _checks.start_array(start), **static)
@@ -147,27 +147,29 @@ def _truncated(
 
     def in_blocks(params: Params, xs: Array, carry: Carry | None, key: Key | None, *rest: Any) -> tuple[Carry, Output]:
         whole = Span(xs, *rest)
+        batch_shape = lead_shape(xs, network.spatial_shape)[1:]
         template, _ = jax.eval_shape(run, params, key, carry, whole)
-        carry = network.init_carry(params, xs.shape[1:-1]) if carry is None else carry
+        carry = network.init_carry(params, batch_shape) if carry is None else carry
         carry = match_varying(cast_like(carry, template), template)  # what blocks hand on
-        blocks = _blocks(whole, k1)
+        blocks = _blocks(whole, k1, network.spatial_shape)
         if k1 == k2:
             carry, ys = _block_by_block(partial(run, params, key), carry, blocks)
         else:
             borders = _borders(partial(run, stop_gradient(params), key), carry, blocks, k2 // k1)
-            carry, ys = _windows(partial(run, params, key), borders, blocks, k2 // k1)
+            carry, ys = _windows(partial(run, params, key), borders, blocks, k2 // k1, network.spatial_shape)
         return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: xs.shape[0]], ys)
 
-    return with_automatic_axes(in_blocks, xs.ndim - 2)(params, xs, carry, key, *whole[1:])
+    batch_rank = len(lead_shape(xs, network.spatial_shape)) - 1
+    return with_automatic_axes(in_blocks, batch_rank)(params, xs, carry, key, *whole[1:])
 
 
-def _blocks(whole: Span, k1: int) -> Span:
+def _blocks(whole: Span, k1: int, spatial_shape: tuple[int, ...]) -> Span:
     """Each leaf cut into blocks of k1 steps, ``[n, k1, ...]``. Steps that fill up the last block do not count."""
     steps = whole.xs.shape[0]
     count = -(-steps // k1)
     missing = count * k1 - steps
     if missing and whole.mask is None:
-        whole = whole._replace(mask=jnp.ones(whole.xs.shape[:-1], bool))
+        whole = whole._replace(mask=jnp.ones(lead_shape(whole.xs, spatial_shape), bool))
 
     def cut(leaf: Array) -> Array:
         return _pad(leaf, 0, missing).reshape(count, k1, *leaf.shape[1:])
@@ -207,13 +209,15 @@ def _borders(run: Run, carry: Carry, blocks: Span, width: int) -> Carry:
     )
 
 
-def _windows(run: Run, borders: Carry, blocks: Span, width: int) -> tuple[Carry, Output]:
+def _windows(
+    run: Run, borders: Carry, blocks: Span, width: int, spatial_shape: tuple[int, ...]
+) -> tuple[Carry, Output]:
     """Run all windows at once, each of `width` blocks: the last window's carry, and the last block of each window's ys.
 
     Where a window begins before the sequence, it has masked steps there, which hold the carry.
     """
     count, k1 = blocks.xs.shape[:2]
-    mask = jnp.ones(blocks.xs.shape[:-1], bool) if blocks.mask is None else blocks.mask
+    mask = jnp.ones(lead_shape(blocks.xs, spatial_shape), bool) if blocks.mask is None else blocks.mask
     where = jnp.arange(count)[:, None] + jnp.arange(width)[None]
 
     def gather(leaf: Array) -> Array:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._associative import why_not_linear
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._chunks import in_chunks
@@ -53,7 +53,8 @@ def unroll(
     Args:
       cell: the recurrence, such as ``LSTMCell(128)``.
       params: its params, as ``cell.init`` makes them.
-      xs: inputs, time first: ``[T, *batch, I]``, with any number of batch axes.
+      xs: inputs, time first: ``[T, *batch, I]``, with any number of batch axes. Those of a `ConvLSTMCell` have its
+        spatial axes between batch and I.
       carry: the carry before the first step; None means ``cell.init_carry(params, batch_shape)``.
       lengths: integers ``[*batch]``: only the first ``lengths`` steps count. Values outside 0..T are an error. Inside
         jit, where values are not known, they act as 0 or T.
@@ -138,8 +139,8 @@ def unroll_directions(
     differ in shapes or dtypes, where a carry holds integers, and where the batch is divided among devices.
     """
     _checks.check_cell(cell, Cell)
-    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    steps, *batch, _ = xs.shape
+    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    steps, *batch = lead_shape(xs, cell.spatial_shape)
     params, firsts = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
     why = f"for xs of shape {xs.shape}"
     carry = tuple(
@@ -147,7 +148,7 @@ def unroll_directions(
         for given, first in zip(carry, firsts, strict=True)
     )
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, xs.shape[:-1])
+        reset = _checks.bool_array("reset", reset, (steps, *batch))
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     static = {
         "cell": cell,
@@ -155,7 +156,7 @@ def unroll_directions(
         "remat": chunk_length(remat, steps),
         "project_first": project_first,
         "batch_first": spans_devices(xs),
-        "evaluator": evaluator_of(cell, evaluator, steps),
+        "evaluator": evaluator_of(cell, evaluator, steps, firsts[0]),
     }
     if len(reverse) == 1 or fit_one_loop(params, firsts, xs):
         return _run(params, xs, carry, valid, reset, key, start, reverse=reverse, **static)
@@ -164,9 +165,11 @@ def unroll_directions(
     return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
 
 
-def evaluator_of(cell: Cell, evaluator: str | None, steps: int) -> str | None:
+def evaluator_of(cell: Cell, evaluator: str | None, steps: int, carry: Carry) -> str | None:
     """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
     whys = {"loop": None, "associative": why_not_linear(cell), "chunkwise": why_not_in_chunks(cell), "newton": None}
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
+        whys["newton"] = "its carry does not hold real numbers alone"
     if not isinstance(steps, int):
         whys |= dict.fromkeys(("associative", "chunkwise", "newton"), "a symbolic number of steps needs a loop")
     if evaluator is not None and whys[evaluator]:
@@ -182,7 +185,7 @@ def evaluator_of(cell: Cell, evaluator: str | None, steps: int) -> str | None:
 def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:
     """Whether both directions can run in one loop."""
     kinds = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), given) for given in params]
-    floats = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry))
+    floats = (jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry))
     return kinds[0] == kinds[1] and all(floats) and not spans_devices(xs)
 
 
@@ -221,7 +224,8 @@ def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
 def _run(params: tuple[Params, ...], xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Any, Any]:
     """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
     plan = Plan(**static, keep_preactivations=remat is not True)
-    return with_automatic_axes(partial(_run_plan, plan, remat), xs.ndim - 2)(params, xs, *more)
+    batch_rank = len(lead_shape(xs, plan.cell.spatial_shape)) - 1
+    return with_automatic_axes(partial(_run_plan, plan, remat), batch_rank)(params, xs, *more)
 
 
 def _run_plan(
@@ -267,7 +271,7 @@ def begin(
     reverse: bool,
 ) -> tuple[Carry, Carry, Inputs]:
     """The initial carry of a direction, the carry that it begins with, and its inputs."""
-    batch_shape, dtype = xs.shape[1:-1], compute_dtype(params, xs.dtype)
+    batch_shape, dtype = lead_shape(xs, cell.spatial_shape)[1:], compute_dtype(params, xs.dtype)
     initial = cell.init_carry(params, batch_shape, dtype=dtype)
     carry = initial if carry is None else cast_like(carry, initial)
     if isinstance(cell, Wave) and valid is not None:

@@ -49,6 +49,11 @@ class CellWrapper(Cell[P, C]):
         """O of the cell inside."""
         return self.cell.output_size
 
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the cell inside."""
+        return self.cell.spatial_shape
+
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """The params of the cell inside."""
         return self.cell.init(key, input_size, dtype=dtype)

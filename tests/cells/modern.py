@@ -1,4 +1,4 @@
-"""What the tests of minGRU, minLSTM, IndRNN, sLSTM and mLSTM share: problems, and values and gradients of the loops."""
+"""What the tests of cells since 2015 share: problems, and values and gradients of the loops."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import jaxlstm as jl
 KEY = jax.random.key(0)
 SLOW = [pytest.param(names, marks=pytest.mark.slow) for names in ("reverse", "lengths mask reset")]
 OPTIONS = ["", "reverse lengths mask reset", *SLOW]
+ONE_QUICK = ["reverse lengths mask reset", pytest.param("", marks=pytest.mark.slow), *SLOW]
 
 
 def problem(cell, steps=4, batch=(3,), input_size=2, seed=0):
@@ -19,14 +20,18 @@ def problem(cell, steps=4, batch=(3,), input_size=2, seed=0):
     draw = np.random.default_rng(seed).normal
 
     def random(tree):
-        return jax.tree.map(lambda leaf: draw(size=leaf.shape), tree)
+        def leaf(leaf):
+            number = draw(size=leaf.shape)
+            return number + 1j * draw(size=leaf.shape) if leaf.dtype.kind == "c" else number
+
+        return jax.tree.map(leaf, tree)
 
     params = jax.eval_shape(lambda: cell.init(KEY, input_size))
     template = jax.eval_shape(lambda p: cell.init_carry(p, batch), params)
     params, carry, dcarry = random(params), random(template), random(template)
     if isinstance(carry, jl.SLSTMCarry):
         carry = carry._replace(n=1 + np.abs(carry.n))
-    shape = (steps, *batch)
+    shape = (steps, *batch, *cell.spatial_shape)
     return params, draw(size=(*shape, input_size)), carry, dcarry, draw(size=(*shape, cell.hidden_size))
 
 
@@ -35,13 +40,17 @@ def initial_of(cell, params):
     return jax.tree.map(np.asarray, cell.init_carry(params, dtype=np.float64))
 
 
-def assert_equals_loop(cell, step, arguments, names="", unroll=jl.unroll):
-    """Values and gradients of `unroll`, with NaN in what the options hide, are those of the loop."""
+def assert_equals_loop(cell, step, arguments, names="", run=jl.unroll, initial=None):
+    """Values and gradients of `unroll`, with NaN in what the options hide, are those of the loop.
+
+    The loop knows real vectors alone: for a cell with others, `run` takes and gives those, and `initial` is one.
+    """
     params, xs, carry, dcarry, dys = arguments
-    initial, options = initial_of(cell, params), random_options(names, len(xs), xs.shape[1:-1])
+    initial = initial_of(cell, params) if initial is None else initial
+    options = random_options(names, len(xs), xs.shape[1:-1])
     valid = references.steps_that_count(xs, options.get("lengths"), options.get("mask"))
     hidden = np.where(valid[..., None], xs, np.nan)
-    got, pull_back = jax.vjp(lambda p, x, c: unroll(cell, p, x, c, **options), params, hidden, carry)
+    got, pull_back = jax.vjp(lambda p, x, c: run(cell, p, x, c, **options), params, hidden, carry)
     assert_close(got, references.forward(step, params, xs, carry, initial, **options))
     want = references.backward(step, params, xs, carry, initial, dcarry, dys, **options)
     assert_close(pull_back((dcarry, dys)), want)
@@ -59,7 +68,7 @@ def assert_equals_plain_scan(cell, input_size=3, steps=6):
 
     def second(run):
         def loss(x):
-            return sum((jnp.sin(leaf) ** 2).sum() for leaf in jax.tree.leaves(run(params, x, carry)))
+            return sum((jnp.abs(jnp.sin(leaf)) ** 2).sum() for leaf in jax.tree.leaves(run(params, x, carry)))
 
         return jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.cos(x),)))(jnp.asarray(xs))
 
@@ -83,7 +92,7 @@ def assert_works_in_networks(cell):
     """Both directions, stacks, remat and a batch of none: finite, with a gradient for every param."""
     network = jl.Stack(jl.Bidirectional(cell), cell, cell)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), network.init(KEY, 3))
-    xs = np.random.default_rng(0).normal(size=(9, 3))
+    xs = np.random.default_rng(0).normal(size=(9, *cell.spatial_shape, 3))
 
     def loss(params, remat):
         return (network.apply(params, xs, remat=remat)[1] ** 2).sum()

@@ -72,7 +72,7 @@ def assert_equals_unroll(cell, arguments, names="", **chunk):
 @pytest.mark.parametrize("names", [ALL, pytest.param("", marks=pytest.mark.slow)])
 def test_equals_the_numpy_loop(name, names):
     step = references.mlstm_step if name == "sigmoid" else references.exponential(references.mlstm_step)
-    modern.assert_equals_loop(CELLS[name], step, problem(CELLS[name]), names, unroll=chunkwise)
+    modern.assert_equals_loop(CELLS[name], step, problem(CELLS[name]), names, run=chunkwise)
 
 
 SLOW_OPTIONS = ["", "reverse", "lengths", "mask", "reset", "reverse reset", ALL]

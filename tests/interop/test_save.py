@@ -58,6 +58,19 @@ NETWORKS = {  # every class, and every option with a value that is not its defau
     "mlstm": jl.LearnedCarry(
         jl.MLSTMCell(4, num_heads=2, exponential_forget=True, forget_bias=2.5, w_ih_init=jl.torch_uniform)
     ),
+    "lru": jl.LRUCell(3, state_size=2, r_min=0.5, r_max=0.9, max_phase=1.5),
+    "conv_lstm": jl.Bidirectional(
+        jl.ConvLSTMCell(
+            3,
+            spatial_shape=(4, 2),
+            kernel_shape=(3, 5),
+            peephole=False,
+            w_ih_init=jl.torch_uniform,
+            w_hh_init=jl.torch_uniform,
+            b_init=jl.chrono(9),
+        ),
+        jl.ConvLSTMCell(2, spatial_shape=(4, 2), forget_bias=0.5),
+    ),
     "learned": jl.Stack(
         jl.Bidirectional(jl.LearnedCarry(jl.Zoneout(jl.LSTMCell(3), c=0.1)), jl.MGUCell(3)),
         jl.RecurrentDropout(jl.LearnedCarry(jl.LearnedCarry(jl.GRUCell(2, bias=False))), 0.25),

@@ -91,6 +91,7 @@ NETWORKS = FORWARD | {
     "backward": jl.Layer(jl.RNNCell(HIDDEN), reverse=True),
     "both": jl.Bidirectional(jl.GRUCell(HIDDEN), LeakyCell(HIDDEN), merge="sum"),
     "modern": jl.Stack(jl.MinGRUCell(2), jl.IndRNNCell(3), jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4, num_heads=2)),
+    "lru": jl.LRUCell(2, state_size=3),
     "nested": jl.Stack(jl.Stack(jl.GRUCell(2), jl.Bidirectional(jl.MGUCell(2))), jl.RNNCell(3)),
 }
 
@@ -99,7 +100,7 @@ def drawn(network):
     return random_like(jax.eval_shape(lambda: network.init(KEY, FEATURES, dtype=jnp.float64)))
 
 
-SLOW = ("stack", "nested", "backward", "modern")
+SLOW = ("stack", "nested", "backward", "modern", "lru")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETWORKS])
@@ -147,6 +148,30 @@ def test_steps_are_the_whole_sequence(name):
     assert_close(run(module.apply, variables, batch_shape=(BATCH,), method="init_carry"), first)
     if name != "wrapped":  # whose first carry is a param
         assert_close(module.init_carry((BATCH,)), first)
+
+
+@pytest.mark.slow
+def test_inputs_with_spatial_axes():
+    """Masks and resets have the axes of batch and time alone."""
+    cell = jl.ConvLSTMCell(2, spatial_shape=(3, 2))
+    params = drawn(jl.Layer(cell))
+    inputs = np.random.default_rng(0).normal(size=(BATCH, STEPS, 3, 2, FEATURES))
+    call = {"mask": MASK, "reset": RESET}
+    options = {"lengths": LENGTHS, "mask": MASK.T, "reset": RESET.T}
+    after, ys = run(partial(jl.unroll, cell), params, inputs.swapaxes(0, 1), **options)
+    module, variables = jaxlstm.linen.from_network(cell, params)
+    model = jaxlstm.nnx.from_network(cell, params)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(module.init, KEY, inputs)) == jax.tree.map(jnp.shape, variables)
+    for apply in (partial(module.apply, variables), model):
+        assert_close(run(apply, inputs, seq_lengths=LENGTHS, **call), (after, ys.swapaxes(0, 1)))
+    expected = run(model, inputs, **call)
+    carry = model.init_carry((BATCH,))
+    for time in range(STEPS):
+        carry, y = model.step(carry, inputs[:, time], mask=MASK[:, time], reset=RESET[:, time])
+        assert_close(y, expected[1][:, time])
+    for apply in (partial(module.apply, variables), model):
+        with pytest.raises(ValueError, match=r"inputs: expected an array \[\*batch, T, 3, 2, I\], got float64"):
+            apply(inputs[..., 0])
 
 
 def test_first_and_later_steps_share_one_trace(without_x64):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxlstm import _checks
+from jaxlstm._arrays import lead_shape
 from jaxlstm._dtypes import cast, cast_like, compute_dtype
 from jaxlstm._network import Network
 from jaxlstm._random import Key
@@ -23,10 +24,11 @@ def check_options(*, dtype: Any, param_dtype: Any, remat: Any) -> None:
     _checks.check_remat(remat)
 
 
-def check_inputs(inputs: ArrayLike, axes: str, input_size: int | None) -> int:
-    """The input size of inputs with these axes, which has to be that of the params if there are any."""
-    shape = jnp.shape(inputs)
-    if len(shape) < axes.count(","):
+def check_inputs(network: Network, inputs: ArrayLike, input_size: int | None, *, time: bool) -> int:
+    """The input size of inputs of all steps, or of one, which has to be that of the params if there are any."""
+    shape, spatial_shape = jnp.shape(inputs), network.spatial_shape
+    axes = f"[{', '.join(['*batch', *['T'] * time, *map(str, spatial_shape), 'I'])}]"
+    if len(shape) < axes.count(",") or shape[len(shape) - 1 - len(spatial_shape) : -1] != spatial_shape:
         _checks.reject("inputs", f"an array {axes}", _checks.describe(inputs))
     if input_size not in (None, shape[-1]):
         _checks.reject("inputs", f"{input_size} features on the last axis, as the params", shape[-1])
@@ -47,8 +49,9 @@ def apply_network(
     remat: bool | int | str | None,
 ) -> tuple[Carry, Output]:
     """Run the network over inputs ``[*batch, T, I]``, in `dtype`, or what params and inputs promote to."""
-    steps = time_first(inputs, Call(seq_lengths=seq_lengths, mask=mask, reset=reset))
-    xs, batch_shape = steps.inputs, steps.inputs.shape[1:-1]
+    feature_axes = 1 + len(network.spatial_shape)
+    steps = time_first(inputs, Call(seq_lengths=seq_lengths, mask=mask, reset=reset, feature_axes=feature_axes))
+    xs, batch_shape = steps.inputs, lead_shape(steps.inputs, network.spatial_shape)[1:]
     tree, compute = _computing(network, params, xs, dtype)
     if initial_carry is not None:
         initial_carry = _like_the_first(network, tree, "initial_carry", initial_carry, batch_shape)
@@ -73,10 +76,11 @@ def step_network(
     """Run one step of inputs ``[*batch, I]``; a carry that is None is the initial one."""
     x = jnp.asarray(inputs)
     tree, compute = _computing(network, params, x, dtype)
+    batch_shape = lead_shape(x, network.spatial_shape)
     if carry is None:
-        carry = network.init_carry(tree, x.shape[:-1])
+        carry = network.init_carry(tree, batch_shape)
     else:
-        carry = _like_the_first(network, tree, "carry", carry, x.shape[:-1])
+        carry = _like_the_first(network, tree, "carry", carry, batch_shape)
     return network.step(tree, carry, x.astype(compute), mask=mask, reset=reset, key=key, start=start)
 
 

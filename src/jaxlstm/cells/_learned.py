@@ -36,6 +36,7 @@ class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
 
     Raises:
       TypeError: if it is no cell.
+      ValueError: from `init`, if its carry is complex, as that of an `LRUCell`.
 
     >>> cell = jl.LearnedCarry(jl.LSTMCell(4))
     >>> params = cell.init(jax.random.key(0), input_size=3)
@@ -55,7 +56,10 @@ class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> LearnedCarryParams:
         """The params of the cell inside, and its first carry."""
         params = self.cell.init(key, input_size, dtype=dtype)
-        return LearnedCarryParams(cell=params, initial_carry=cast(self.cell.init_carry(params), dtype))
+        carry = self.cell.init_carry(params)
+        if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(carry)):
+            _checks.reject("cell", "a cell with a real carry, since params are real", self.cell)
+        return LearnedCarryParams(cell=params, initial_carry=cast(carry, dtype))
 
     def init_carry(
         self, params: LearnedCarryParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None

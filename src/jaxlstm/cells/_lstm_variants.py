@@ -228,7 +228,7 @@ def lstm_variant_output(
     return LSTMCarry(h=h if params.w_hr is None else h @ params.w_hr, c=c)
 
 
-def peep(z: Float[Array, "*batch H"], p: Float[Array, "H"] | None, c: Float[Array, "*batch H"]) -> Array:
+def peep(z: Float[Array, "*batch H"], p: Float[Array, "*spatial H"] | None, c: Float[Array, "*batch H"]) -> Array:
     """z + p * c: a peephole from the cell state to a gate, one weight a unit (Gers & Schmidhuber 2000)."""
     return z if p is None else z + per_feature(p, c) * c
 

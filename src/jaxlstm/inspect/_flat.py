@@ -1,7 +1,11 @@
-"""A carry as one vector: the numbers of its arrays side by side, for an LSTM h and then c."""
+"""A carry as one vector: the numbers of its arrays side by side, for an LSTM h and then c.
+
+A complex array is its real parts, and then its imaginary ones.
+"""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +23,22 @@ def size_of(carry: Carry, lead: int) -> int:
 
 
 def flatten(carry: Carry) -> Float[Array, "S"]:
-    """Concatenate the arrays of a carry without leading axes, which must have the same dtype."""
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(carry)])
+    """Concatenate the arrays of a carry without leading axes, whose numbers must have the same dtype."""
+    split = ((leaf.real, leaf.imag) if _is_complex(leaf) else (leaf,) for leaf in jax.tree.leaves(carry))
+    return jnp.concatenate([part.ravel() for parts in split for part in parts])
 
 
 def unflatten(flat: Float[Array, "*lead S"], like: Carry, lead: int) -> Carry:
     """Split the vector into the arrays of a carry. `like` is such a carry, with `lead` leading axes."""
     parts, structure = jax.tree.flatten(like)
     pieces = jnp.split(flat, np.cumsum(_sizes(like, lead))[:-1], axis=-1)
-    shaped = zip(pieces, parts, strict=True)
-    return structure.unflatten(piece.reshape(*flat.shape[:-1], *part.shape[lead:]) for piece, part in shaped)
+
+    def shaped(piece: Array, part: Any) -> Array:
+        if _is_complex(part):
+            piece = jax.lax.complex(*jnp.split(piece, 2, axis=-1))
+        return piece.reshape(*flat.shape[:-1], *part.shape[lead:])
+
+    return structure.unflatten(map(shaped, pieces, parts))
 
 
 def check_carries(name: str, carries: Carry, like: Carry) -> tuple[Carry, tuple[int, ...]]:
@@ -54,4 +64,8 @@ def flat_step(cell: Cell, params: Params, x: Float[Array, "I"], like: Carry) -> 
 
 
 def _sizes(carry: Carry, lead: int) -> list[int]:
-    return [math.prod(leaf.shape[lead:]) for leaf in jax.tree.leaves(carry)]
+    return [math.prod(leaf.shape[lead:]) * (1 + _is_complex(leaf)) for leaf in jax.tree.leaves(carry)]
+
+
+def _is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, compute_dtype
 from jaxlstm._layers import Layer
@@ -67,23 +66,24 @@ def gradient_flow(
     """
     _checks.check_cell(cell, Cell)
     _checks.check_function("loss", loss)
-    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    params, first = check_params(cell, params, xs.shape[1:-1], xs, "xs")
+    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    lead = lead_shape(xs, cell.spatial_shape)
+    params, first = check_params(cell, params, lead[1:], xs, "xs")
     xs = xs.astype(compute_dtype(params, xs.dtype))
     run = partial(
         unroll, PerturbedCell(cell, xs.shape[-1]), params, carry=carry, lengths=lengths, mask=mask, reset=reset
     )
 
     def perturbed_loss(perturbations: Array) -> Array:
-        value = loss(*run(xs=jnp.concatenate([xs, perturbations], axis=-1)))
+        value = loss(*run(xs=jnp.concatenate([xs.reshape(*lead, -1), perturbations], axis=-1)))
         if jnp.shape(value):
             _checks.reject("loss", "a function that returns a scalar", _checks.describe(value))
         return value
 
-    none = jnp.zeros((*xs.shape[:-1], size_of(first, xs.ndim - 2)), xs.dtype)
-    gradients = unflatten(jax.grad(perturbed_loss)(none), first, xs.ndim - 2)
-    last = _last_step(xs, lengths, mask)
-    return jax.tree.map(lambda gradient: _by_lag(_norm(gradient, xs.ndim - 1), last), gradients)
+    none = jnp.zeros((*lead, size_of(first, len(lead) - 1)), xs.dtype)
+    gradients = unflatten(jax.grad(perturbed_loss)(none), first, len(lead) - 1)
+    last = _last_step(lead, lengths, mask)
+    return jax.tree.map(lambda gradient: _by_lag(_norm(gradient, len(lead)), last), gradients)
 
 
 def input_contributions(
@@ -129,15 +129,15 @@ def input_contributions(
     (5, 2)
     """
     _checks.check_function("output", output)
-    xs, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+    xs, lead, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths, mask, reset)
 
     def total(xs: Array) -> Array:
         value = output(output_at_last_step(xs))
-        if jnp.shape(value) != xs.shape[1:-1]:
-            _checks.reject("output", f"a function from [*batch, O] to shape {xs.shape[1:-1]}", _checks.describe(value))
+        if jnp.shape(value) != lead[1:]:
+            _checks.reject("output", f"a function from [*batch, O] to shape {lead[1:]}", _checks.describe(value))
         return value.sum()  # sequences do not depend on each other
 
-    return (xs * jax.grad(total)(xs)).sum(-1)
+    return (xs * jax.grad(total)(xs)).reshape(*lead, -1).sum(-1)
 
 
 def input_jacobian_norms(
@@ -175,39 +175,47 @@ def input_jacobian_norms(
     >>> input_jacobian_norms(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))[2:, 1]
     Array([0., 0., 0.], dtype=float32)
     """
-    xs, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+    xs, lead, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths, mask, reset)
     y, transpose = jax.vjp(output_at_last_step, xs)
-    rows = jnp.eye(y.shape[-1], dtype=y.dtype)
+    features = y.shape[len(lead) - 1 :]
+    rows = jnp.eye(math.prod(features), dtype=y.dtype).reshape(-1, *features)
     jacobian = jax.vmap(lambda row: transpose(jnp.broadcast_to(row, y.shape))[0])(rows)
-    return _norm(jnp.moveaxis(jacobian, 0, -2), xs.ndim - 1)
+    return _norm(jnp.moveaxis(jacobian, 0, len(lead)), len(lead))
 
 
 def _output_at_last_step(
-    network: Network | Cell, params: Params, xs: ArrayLike, carry: Carry | None, **options: Any
-) -> tuple[Array, Callable[[Array], Array]]:
-    """The inputs, zero at masked steps, and the function from them to the outputs of the last step that counts."""
+    network: Network | Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Carry | None,
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
+    reset: ArrayLike | None,
+) -> tuple[Array, tuple[int, ...], Callable[[Array], Array]]:
+    """The inputs, zero at masked steps; (T, *batch); the function from inputs to the last outputs that count."""
     if not isinstance(network, Network):
         _checks.check_cell(network, Cell, "network")
         network = Layer(network)
-    inputs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+    inputs = _checks.input_array("xs", xs, network.spatial_shape)
     if not inputs.shape[0]:
         _checks.reject("xs", "at least one step", _checks.describe(inputs))
-    lengths, mask = options["lengths"], options["mask"]
-    last = _last_step(inputs, lengths, mask)
-    valid = valid_steps(inputs.shape[0], inputs.shape[1:-1], lengths=lengths, mask=mask)
+    lead = lead_shape(inputs, network.spatial_shape)
+    last = _last_step(lead, lengths, mask)
+    valid = valid_steps(lead[0], lead[1:], lengths=lengths, mask=mask)
     if valid is not None:
         inputs = select(valid, inputs, jnp.zeros_like(inputs))  # NaN in the padding times a zero gradient is NaN
 
     def output_at_last_step(xs: Array) -> Array:
-        _, ys = network.apply(params, xs, carry, **options)
-        return jnp.take_along_axis(ys, jnp.maximum(last, 0)[None, ..., None], axis=0)[0]
+        _, ys = network.apply(params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+        where = jnp.maximum(last, 0).reshape(1, *last.shape, *(1,) * (ys.ndim - 1 - last.ndim))
+        return jnp.take_along_axis(ys, where, axis=0)[0]
 
-    return inputs, output_at_last_step
+    return inputs, lead, output_at_last_step
 
 
-def _last_step(xs: Array, lengths: ArrayLike | None, mask: ArrayLike | None) -> Int[Array, "*batch"]:
+def _last_step(lead: tuple[int, ...], lengths: ArrayLike | None, mask: ArrayLike | None) -> Int[Array, "*batch"]:
     """The last step that counts in each sequence; -1 where none does."""
-    steps, *batch = xs.shape[:-1]
+    steps, *batch = lead
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     if valid is None:
         return jnp.full(batch, steps - 1)
@@ -223,7 +231,7 @@ def _by_lag(values: Float[Array, "T *batch"], last: Int[Array, "*batch"]) -> Flo
     return jnp.where(steps >= 0, found, jnp.zeros_like(found))
 
 
-def _norm(values: Float[Array, "..."], lead: int) -> Float[Array, "*lead"]:
+def _norm(values: Inexact[Array, "..."], lead: int) -> Float[Array, "*lead"]:
     """The Euclidean norm over all but so many leading axes, in at least float32."""
     flat = values.reshape(*values.shape[:lead], math.prod(values.shape[lead:]))
     return jnp.linalg.norm(flat.astype(at_least_float32(values.dtype)), axis=-1)

@@ -1,7 +1,7 @@
 """How a step stretches and turns the carry: its Jacobian, largest singular values, Lyapunov exponents.
 
 Here the carry is one vector of S numbers, its parts side by side: h of an RNN or GRU (S = H), h and then c of an LSTM
-(S = 2H). Everything is computed in at least float32.
+(S = 2H); a complex part is its real parts and then its imaginary ones. Everything is computed in at least float32.
 """
 
 from functools import partial
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
 from jaxlstm._step import Carry, Params
@@ -60,7 +60,8 @@ def step_jacobians(
     _, seen = trace(cell, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
     xs = jnp.asarray(xs)
     jacobians = _jacobians(cell, *_wide(params, xs, seen.before))
-    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
+    lead = lead_shape(xs, cell.spatial_shape)
+    valid = valid_steps(lead[0], lead[1:], lengths=lengths, mask=mask)
     if valid is not None:
         identity = jnp.broadcast_to(jnp.eye(jacobians.shape[-1], dtype=jacobians.dtype), jacobians.shape)
         jacobians = select(valid, jacobians, identity)
@@ -128,14 +129,15 @@ def lyapunov_exponents(
     """
     _, seen = trace(cell, params, xs, carry, lengths=lengths, mask=mask)
     xs = jnp.asarray(xs)
-    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
-    valid = jnp.ones(xs.shape[:-1], bool) if valid is None else valid
+    lead = lead_shape(xs, cell.spatial_shape)
+    valid = valid_steps(lead[0], lead[1:], lengths=lengths, mask=mask)
+    valid = jnp.ones(lead, bool) if valid is None else valid
     return _exponents(cell, *_wide(params, xs, seen.before), valid)
 
 
 @partial(jax.jit, static_argnames="cell")
 def _exponents(
-    cell: Cell, params: Params, xs: Float[Array, "T *batch I"], before: Carry, valid: Bool[Array, "T *batch"]
+    cell: Cell, params: Params, xs: Array, before: Carry, valid: Bool[Array, "T *batch"]
 ) -> Float[Array, "*batch S"]:
     def step(now: tuple[Array, Array], here: tuple[Array, Carry, Array]) -> tuple[tuple[Array, Array], None]:
         q, total = now
@@ -144,20 +146,20 @@ def _exponents(
         growth = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
         return select(valid, (next_q, total + growth), (q, total)), None
 
-    size, lead = size_of(before, xs.ndim - 1), xs.shape[1:-1]
+    size, lead = size_of(before, valid.ndim), valid.shape[1:]
     q = jnp.broadcast_to(jnp.eye(size, dtype=xs.dtype), (*lead, size, size))
     (_, total), _ = jax.lax.scan(step, (q, jnp.zeros((*lead, size), xs.dtype)), (xs, before, valid))
     return -jnp.sort(-total / valid.sum(0)[..., None].astype(xs.dtype))
 
 
 @partial(jax.jit, static_argnames="cell")
-def _jacobians(cell: Cell, params: Params, xs: Float[Array, "*lead I"], before: Carry) -> Float[Array, "*lead S S"]:
+def _jacobians(cell: Cell, params: Params, xs: Array, before: Carry) -> Float[Array, "*lead S S"]:
     """The Jacobian of one step for each of the leading axes."""
 
     def jacobian(x: Array, before: Carry) -> Array:
         return jax.jacfwd(flat_step(cell, params, x, before))(flatten(before))
 
-    for _ in xs.shape[:-1]:
+    for _ in lead_shape(xs, cell.spatial_shape):
         jacobian = jax.vmap(jacobian)
     return jacobian(xs, before)
 

@@ -7,12 +7,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxlstm import _checks
+from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast, compute_dtype
 from jaxlstm._newton import NewtonReport, newton
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
-from jaxlstm._unroll import begin, valid_steps
+from jaxlstm._unroll import begin, evaluator_of, valid_steps
 
 CONTRACTING = -0.1  # nats a step
 
@@ -53,13 +54,15 @@ def newton_report(
     (True, True)
     """
     _checks.check_cell(cell, Cell)
-    xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
-    params, first = check_params(cell, params, xs.shape[1:-1], xs, "xs")
+    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    steps, *batch = lead_shape(xs, cell.spatial_shape)
+    params, first = check_params(cell, params, tuple(batch), xs, "xs")
+    evaluator_of(cell, "newton", steps, first)
     if carry is not None:
         carry = _checks.like_template("carry", carry, first, f"for xs of shape {xs.shape}")
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, xs.shape[:-1])
-    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
+        reset = _checks.bool_array("reset", reset, (steps, *batch))
+    valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     return _report(cell, params, xs, carry, valid, reset)
 
 

@@ -1,5 +1,6 @@
 """A cell that adds a perturbation to every carry, whose gradient is that of the carry."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ class Perturbed(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class PerturbedCell(CellWrapper[P, C]):
-    """Adds a perturbation, passed as extra input columns, to the carry after each step.
+    """Adds a perturbation, passed as extra input columns, to the carry after each step. Inputs have no spatial axes.
 
     The gradient of a loss in the perturbation of step t is d loss / d carry_t.
     """
@@ -31,14 +32,20 @@ class PerturbedCell(CellWrapper[P, C]):
     cell: Cell[P, C]
     input_size: int
 
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """None: an input is one vector, which holds that of the cell inside."""
+        return ()
+
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """The params of the cell inside, whose inputs have no extra columns."""
         return self.cell.init(key, self.input_size, dtype=dtype)
 
     def project(self, params: P, x: Array) -> Perturbed:
         """zx of the cell inside, and the perturbation."""
-        x, perturbation = jnp.split(x, [self.input_size], axis=-1)
-        return Perturbed(self.cell.project(params, x), perturbation)
+        shape = (*self.cell.spatial_shape, self.input_size)
+        x, perturbation = jnp.split(x, [math.prod(shape)], axis=-1)
+        return Perturbed(self.cell.project(params, x.reshape(*x.shape[:-1], *shape)), perturbation)
 
     def combine(self, zx: Perturbed, zh: Any) -> Perturbed:
         """z of the cell inside, and the perturbation."""

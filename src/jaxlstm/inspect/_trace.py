@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, cast, cast_like, compute_dtype
 from jaxlstm._layers import Bidirectional
@@ -102,7 +102,7 @@ def trace(
     if isinstance(network, Network):
         if reverse:
             _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
-        xs = _checks.float_array("xs", xs, 2, "[T, *batch, I]")
+        xs = _checks.input_array("xs", xs, network.spatial_shape)
         more = {"unroll": None, "remat": None, "project_first": None, "evaluator": "loop"}
         options = Options(lengths, mask, reset, key, start, **more)
         with lowered_for("cpu"):  # where each layer has a loop of its own
@@ -137,8 +137,9 @@ def _trace_cell(
     options = {"lengths": lengths, "mask": mask, "reset": reset, "key": key, "start": start}
     last, shown = unroll(ShowCarry(cell), params, xs, carry, reverse=reverse, **options, **loop)
     xs = jnp.asarray(xs)
-    valid = valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
-    valid = jnp.ones(xs.shape[:-1], bool) if valid is None else valid
+    lead = lead_shape(xs, cell.spatial_shape)
+    valid = valid_steps(lead[0], lead[1:], lengths=lengths, mask=mask)
+    valid = jnp.ones(lead, bool) if valid is None else valid
     reset = jnp.zeros_like(valid) if reset is None else jnp.asarray(reset)
     params, carry = jax.tree.map(jnp.asarray, (params, carry))
     return last, _complete(params, xs, carry, shown, valid, reset, key, start, cell=cell, reverse=reverse)
@@ -177,6 +178,7 @@ def _complete(
     reverse: bool,
 ) -> Trace:
     """The trace of a run whose outputs and carries are zero at masked steps: carries held there, and the gates."""
+    batch_shape = valid.shape[1:]
 
     def complete(
         params: Params,
@@ -188,7 +190,7 @@ def _complete(
         key: Key | None,
         start: Array,
     ) -> Any:
-        dtype, batch_shape = compute_dtype(params, xs.dtype), xs.shape[1:-1]
+        dtype = compute_dtype(params, xs.dtype)
         params = cast(params, dtype)
         initial = cell.init_carry(params, batch_shape, dtype=dtype)
         first = initial if carry is None else cast_like(carry, initial)
@@ -199,7 +201,7 @@ def _complete(
         gates = jax.vmap(partial(_gates, cell, params))(before, inputs)
         return (), (carries, before, select(valid, gates, jax.tree.map(jnp.zeros_like, gates)))
 
-    divided = with_automatic_axes(complete, xs.ndim - 2)
+    divided = with_automatic_axes(complete, len(batch_shape))
     _, (carries, before, gates) = divided(params, xs, carry, shown, valid, reset, key, start)
     return Trace(shown.y, carries, before, gates)
 

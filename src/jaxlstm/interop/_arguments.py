@@ -20,9 +20,9 @@ def check_network(network: Any, params: Params) -> int:
     if not isinstance(network, (Cell, Network)):
         _checks.reject("network", "a cell, a Layer, a Bidirectional or a Stack", _checks.describe(network), TypeError)
     w_ih = _first_w_ih(params)
-    if getattr(w_ih, "ndim", None) != 2:
+    if getattr(w_ih, "ndim", None) != 2 + len(network.spatial_shape):
         _checks.reject("params", f"those of {network}, with a w_ih [I, G] first", _checks.describe(params), TypeError)
-    input_size = int(w_ih.shape[0])  # type: ignore[union-attr]
+    input_size = int(w_ih.shape[-2])  # type: ignore[union-attr]
     _checks.like_template("params", params, template(network, input_size), f"for {network}")
     return input_size
 

@@ -19,9 +19,11 @@ from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
 from jaxlstm._stack import Stack
 from jaxlstm.cells import (
+    ConvLSTMCell,
     GRUCell,
     IndRNNCell,
     LearnedCarry,
+    LRUCell,
     LSTMCell,
     LSTMVariantCell,
     MGUCell,
@@ -45,7 +47,7 @@ _CLASSES: dict[str, Any] = {
     for kind in (
         *(Stack, Bidirectional, Layer),
         *(LSTMCell, LSTMVariantCell, GRUCell, MGUCell, RNNCell, LearnedCarry, RecurrentDropout, Zoneout),
-        *(IndRNNCell, MinGRUCell, MinLSTMCell, MLSTMCell, SLSTMCell),
+        *(ConvLSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, MLSTMCell, SLSTMCell),
         *(OnnxFunction, _init.Chrono),
     )
 }

@@ -77,7 +77,7 @@ def export(
         return _plain(after), ys
 
     exported = jax_export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(
-        jax.ShapeDtypeStruct((steps, batch, input_size), dtype), **arguments
+        jax.ShapeDtypeStruct((steps, batch, *network.spatial_shape, input_size), dtype), **arguments
     )
     write_bytes(path, bytes(exported.serialize()))
 

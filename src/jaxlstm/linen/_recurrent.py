@@ -63,7 +63,7 @@ class OfNetwork(linen.Module, kw_only=True):
         Raises:
           ValueError, TypeError: if an argument does not fit; the message names it.
         """
-        params, key = self._params_and_key(inputs, "[*batch, T, I]", deterministic)
+        params, key = self._params_and_key(inputs, deterministic, time=True)
         return _network.apply_network(
             self._network(),
             params,
@@ -104,7 +104,7 @@ class OfNetwork(linen.Module, kw_only=True):
         Raises:
           ValueError, TypeError: if an argument does not fit, or a layer runs backward; the message names it.
         """
-        params, key = self._params_and_key(inputs, "[*batch, I]", deterministic)
+        params, key = self._params_and_key(inputs, deterministic, time=False)
         options = {"mask": mask, "reset": reset, "key": key, "start": start}
         return _network.step_network(self._network(), params, carry, inputs, dtype=self.dtype, **options)
 
@@ -127,12 +127,13 @@ class OfNetwork(linen.Module, kw_only=True):
         return _network.first_carry(network, params, batch_shape, dtype)
 
     def _params_and_key(
-        self, inputs: ArrayLike, axes: str, deterministic: bool | None
+        self, inputs: ArrayLike, deterministic: bool | None, *, time: bool
     ) -> tuple[dict[str, Any], Key | None]:
         network, stored = self._network(), self._stored()
-        size = _network.check_inputs(inputs, axes, None)
+        size = _network.check_inputs(network, inputs, None, time=time)
         if stored is not None:
-            _network.check_inputs(inputs, axes, _params.find_input_size(network, stored, guess=size))
+            guess = _params.find_input_size(network, stored, guess=size)
+            _network.check_inputs(network, inputs, guess, time=time)
         if deterministic is not None:
             _checks.check_flag("deterministic", deterministic)
         params, key = self._layers(size), None

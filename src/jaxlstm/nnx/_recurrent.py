@@ -108,7 +108,7 @@ class Recurrent(nnx.Module):
         Raises:
           ValueError, TypeError: if an argument does not fit; the message names it.
         """
-        _network.check_inputs(inputs, "[*batch, T, I]", self.in_features)
+        _network.check_inputs(self.network, inputs, self.in_features, time=True)
         return _network.apply_network(
             self.network,
             _as_dict(self),
@@ -151,7 +151,7 @@ class Recurrent(nnx.Module):
         Raises:
           ValueError, TypeError: if an argument does not fit, or a layer runs backward; the message names it.
         """
-        _network.check_inputs(inputs, "[*batch, I]", self.in_features)
+        _network.check_inputs(self.network, inputs, self.in_features, time=False)
         options = {"mask": mask, "reset": reset, "key": self._key(deterministic, rngs), "start": start}
         return _network.step_network(self.network, _as_dict(self), carry, inputs, dtype=self.dtype, **options)
 

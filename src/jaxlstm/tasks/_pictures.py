@@ -9,7 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool
 
-COLOURS = {"rnn": "tab:red", "gru": "tab:green", "lstm": "tab:blue"}
+COLOURS = {"rnn": "tab:red", "gru": "tab:green", "lstm": "tab:blue", "mgu": "tab:olive", "min_gru": "tab:cyan"}
+COLOURS |= {"min_lstm": "tab:purple", "ind_rnn": "tab:orange", "slstm": "tab:pink", "mlstm": "tab:brown"}
+COLOURS |= {"lru": "tab:gray"}
 
 
 def learning_curve(

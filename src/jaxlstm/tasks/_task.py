@@ -1,15 +1,39 @@
 """What a task consists of: a recipe (the options of a run) and the problem that the recipe leads to."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jaxlstm import Cell, Network, _checks, chrono
-from jaxlstm.cells import GRUCell, LSTMCell, RNNCell
+from jaxlstm.cells import (
+    GRUCell,
+    IndRNNCell,
+    LRUCell,
+    LSTMCell,
+    MGUCell,
+    MinGRUCell,
+    MinLSTMCell,
+    MLSTMCell,
+    RNNCell,
+    SLSTMCell,
+)
 from jaxlstm.tasks._model import ModelParams
 
-CELLS: dict[str, Callable[..., Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
+CELLS: dict[str, Callable[..., Cell]] = {  # each draws its params from its place here: new ones come last
+    "rnn": RNNCell,
+    "gru": GRUCell,
+    "lstm": LSTMCell,
+    "mgu": MGUCell,
+    "min_gru": MinGRUCell,
+    "min_lstm": MinLSTMCell,
+    "ind_rnn": IndRNNCell,
+    "slstm": lambda hidden_size: SLSTMCell(hidden_size, num_heads=math.gcd(4, hidden_size)),
+    "mlstm": lambda hidden_size: MLSTMCell(hidden_size, num_heads=math.gcd(4, hidden_size)),
+    "lru": LRUCell,
+}
+ALL = ("rnn", "gru", "lstm")
 LARGEST_SEED = 2**31 - 1  # without x64, keys are made from 32-bit integers
 LARGEST = {  # above these the machine would fail later, with a message that is harder to understand
     "hidden_size": 16_384,
@@ -30,7 +54,8 @@ class Recipe:
 
     Args:
       task: a name in `jaxlstm.tasks.TASKS`.
-      cell: rnn, gru, lstm, or all to train one model of each side by side.
+      cell: rnn, gru, lstm, mgu, min_gru, min_lstm, ind_rnn, slstm or mlstm (of 4 heads, or as many as divide their
+        units), lru (one layer is linear), or all to train rnn, gru and lstm side by side.
       hidden_size: units of a cell in each direction.
       steps: training steps.
       batch_size: sequences in a batch.
@@ -84,7 +109,7 @@ class Recipe:
     @property
     def cells(self) -> tuple[str, ...]:
         """The names of the cells to train."""
-        return tuple(CELLS) if self.cell == "all" else (self.cell,)
+        return ALL if self.cell == "all" else (self.cell,)
 
 
 def _check_range(name: str, value: Any, low: int, high: int) -> None:
@@ -136,8 +161,8 @@ class Problem:
     longest: int | None = None
 
     def cell(self, name: str, hidden_size: int) -> Cell:
-        """A cell of `CELLS`, with `chrono` biases if the problem has a time lag."""
-        if self.longest is None or name == "rnn":
+        """A cell of `CELLS`; an LSTM or a GRU with `chrono` biases if the problem has a time lag."""
+        if self.longest is None or name not in ("gru", "lstm"):
             return CELLS[name](hidden_size)
         return CELLS[name](hidden_size, b_init=chrono(max(3, self.longest)))
 
