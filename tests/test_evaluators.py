@@ -20,6 +20,7 @@ MASK, RESET = (jax.random.bernoulli(jax.random.key(seed), rate, (T, B)) for seed
 LINEAR = {
     "min_gru": jl.MinGRUCell(H),
     "min_lstm": jl.MinLSTMCell(H),
+    "lru": jl.LRUCell(H, state_size=3),
     "learned carry": jl.LearnedCarry(jl.MinGRUCell(H)),
 }
 ANY = {"gru": jl.GRUCell(H), "lstm": jl.LSTMCell(H), "ind_rnn": jl.IndRNNCell(H)}
@@ -44,20 +45,27 @@ def drawn(cell):
     return params, jax.tree.map(lambda leaf: leaf + 0.5, cell.init_carry(params, (B,)))
 
 
+def squares(tree):
+    """The sum of all squared magnitudes."""
+    return sum(jnp.real(leaf * leaf.conj()).sum() for leaf in jax.tree.leaves(tree))
+
+
 def both(cell, evaluator, options, order=1):
     """What the loop and the evaluator give: outputs and gradients, or a gradient of the gradient."""
     params, carry = drawn(cell)
 
     def loss(name, params, xs, carry):
         after, ys = jl.unroll(cell, params, xs, carry, evaluator=name, **options)
-        return jnp.sin(ys).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(after)), (after, ys)
+        return jnp.sin(ys).sum() + sum(jnp.real(leaf * leaf.conj()).sum() for leaf in jax.tree.leaves(after)), (
+            after,
+            ys,
+        )
 
     def first(name, *args):
         return jax.value_and_grad(partial(loss, name), argnums=(0, 1, 2), has_aux=True)(*args)
 
     def second(name, *args):
-        norm = lambda *args: sum((leaf**2).sum() for leaf in jax.tree.leaves(first(name, *args)[1]))  # noqa: E731
-        return jax.grad(norm, argnums=(0, 1, 2))(*args)
+        return jax.grad(lambda *args: squares(first(name, *args)[1]), argnums=(0, 1, 2))(*args)
 
     run = jax.jit(first if order == 1 else second, static_argnums=0)
     return run("loop", params, XS, carry), run(evaluator, params, XS, carry)
@@ -77,7 +85,7 @@ def finished(results):
 def cases(cells, evaluator):
     for name in cells:
         for option in OPTIONS:
-            few = option in SOME and name in ("min_lstm", "gru")
+            few = option in SOME and name in ("min_lstm", "lru", "gru")
             marks = () if few else pytest.mark.slow
             yield pytest.param(cells[name], evaluator, option, marks=marks, id=f"{name}-{option}")
 
@@ -194,6 +202,8 @@ def test_chunks_are_those_of_the_mlstm_and_of_remat():
 def test_an_unknown_evaluator_and_symbolic_steps_are_refused(without_type_hook):
     cell = LINEAR["min_gru"]
     params, _ = drawn(cell)
+    with pytest.raises(ValueError, match=r"evaluator: .*got 'newton' for LRUCell: its carry does not hold real numbers"):
+        jl.unroll(jl.LRUCell(H), jl.LRUCell(H).init(KEY, I), XS, evaluator="newton")
     with pytest.raises(ValueError, match=r"evaluator: expected None or one of 'loop', .*got 'scan'"):
         jl.unroll(cell, params, XS, evaluator="scan")
     (steps,) = jax.export.symbolic_shape("T")
