@@ -64,10 +64,10 @@ def test_both_directions_launch_as_much_as_one(masked, dtype):
 
 def test_both_directions_run_in_chunks_in_one_loop_too():
     loops = program("bidirectional", remat=24).loops
-    assert [loop.trips for loop in loops] == [4, 3, 4, 3, 3]  # chunks forward; chunks backward, each run again
+    assert [loop.trips for loop in loops] == [4, 2, 4, 2, 2]  # chunks forward; chunks backward, each run again
 
 
-def test_two_layers_launch_twice_as_much_as_one():
+def test_two_layers_with_a_loop_each_launch_twice_as_much_as_one():
     found = launches_a_step(program("stack"))
     assert len(found) == 4
     assert max(found[:2]) <= 2.63
@@ -79,7 +79,7 @@ def test_four_layers_launch_half_as_much_in_a_wavefront(cell, megabytes):
     step, shapes = benchmark.training_step(jl.Stack(*[cell] * 4), (B, T, I), jnp.float32, False)
     with lowered_for("cuda"):
         wave = benchmark.gpu_program(step, *shapes)
-    assert [loop.trips for loop in wave.loops] == [13, 13]  # 96 + 3 steps, and 5 more, 8 an iteration
+    assert [loop.trips for loop in wave.loops] == [9, 9]  # 96 + 3 steps, 11 an iteration
     assert sum(launches_a_step(wave)) <= 10  # 23.5 with a loop for each layer of LSTM, 19.5 of GRU
     assert wave.megabytes < megabytes
 
