@@ -208,7 +208,7 @@ def run_layers(
 
 
 def _with_a_divisor(steps: int) -> int:
-    """The next number of steps that loop iterations of 8 to 16 steps divide, so that no rest needs a loop of its own."""
+    """The next number of steps that iterations of 8 to 16 steps divide, so that no rest needs a loop of its own."""
     return next(n for n in itertools.count(steps) if n <= 16 or any(n % size == 0 for size in range(8, 17)))
 
 
