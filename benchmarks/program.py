@@ -68,9 +68,9 @@ def gpu_table() -> str:
                     rows[-1] += [f"{found.graphs}", f"{found.megabytes:.1f}"]
     head = ["H100", *["forward", "backward", "graphs", "temp MB"] * 2]
     return (
-        f"Launches (kernels and copies) a time step in the loops forward and backward, CUDA graphs in the program, and "
-        f"temporary memory; B {B}, T {T}, I {I}, H {H}. First four columns: `unroll=1` and XLA's own options, with a "
-        f"loop for each layer. Last four: the default, a stack as a wavefront, and `jaxlstm.GPU_COMPILER_OPTIONS`. With "
+        "Launches (kernels and copies) a time step in the loops forward and backward, CUDA graphs in the program, and "
+        f"temporary memory; B {B}, T {T}, I {I}, H {H}. First four columns: `unroll=1` and XLA's own options, a loop "
+        f"for each layer. Last four: the default, a stack as a wavefront, and `jaxlstm.GPU_COMPILER_OPTIONS`. With "
         f"one graph the whole training step is one launch.\n\n{common.table(head, rows)}"
     )
 
