@@ -38,12 +38,12 @@ def launches_a_step(program, steps=T):
 @pytest.mark.parametrize(
     ("name", "masked", "dtype", "forward", "backward"),
     [
-        ("lstm", False, jnp.float32, 2.5, 3.38),
-        ("lstm", False, jnp.bfloat16, 2.5, 3.38),
+        ("lstm", False, jnp.float32, 2.25, 3.25),
+        ("lstm", False, jnp.bfloat16, 2.25, 3.25),
         ("lstm", True, jnp.float32, 2.75, 3.38),
-        ("gru", False, jnp.float32, 2.38, 2.5),
-        ("gru", False, jnp.bfloat16, 2.38, 2.5),
-        ("gru", True, jnp.float32, 2.63, 2.63),
+        ("gru", False, jnp.float32, 2.38, 2.57),
+        ("gru", False, jnp.bfloat16, 2.38, 2.57),
+        ("gru", True, jnp.float32, 2.63, 2.75),
         ("rnn", False, jnp.float32, 2.38, 2.38),
     ],
 )
@@ -63,8 +63,8 @@ def test_both_directions_launch_as_much_as_one(masked, dtype):
 
 
 def test_both_directions_run_in_chunks_in_one_loop_too():
-    loops = program("bidirectional", remat=24).loops
-    assert [loop.trips for loop in loops] == [4, 2, 4, 2, 2]  # chunks forward; chunks backward, each run again
+    loops = program("bidirectional", remat=24, unroll=8).loops
+    assert [loop.trips for loop in loops] == [4, 3, 4, 3, 3]  # chunks forward; chunks backward, each run again
 
 
 def test_two_layers_with_a_loop_each_launch_twice_as_much_as_one():
@@ -109,6 +109,6 @@ def test_chunks_of_remat_take_several_steps_an_iteration_too():
     assert max(loop.launches for loop in inner) <= 40
 
 
-@pytest.mark.parametrize(("name", "limit"), [("lstm", 23.0), ("gru", 19.8), ("rnn", 8.2), ("bidirectional", 46.5)])
+@pytest.mark.parametrize(("name", "limit"), [("lstm", 23.8), ("gru", 20.0), ("rnn", 8.5), ("bidirectional", 47.1)])
 def test_temporary_memory(name, limit):
     assert program(name).megabytes < limit
