@@ -12,7 +12,8 @@ from pages import ROOT, python_blocks, run_page
 import jaxlstm as jl
 
 DOCS = ROOT / "docs"
-QUICK = {"getting_started", "which_cell", "guides/own_cell", "recipes/ppo", "recipes/r2d2"}
+QUICK = {"getting_started", "which_cell", "recipes/ppo", "recipes/r2d2"}
+QUICK |= {f"guides/{name}" for name in ("files", "flax", "inspect", "own_cell", "training")}
 OTHERWISE = {"coming_from"}  # in test_coming_from.py
 MODULES = ("jaxlstm", *(f"jaxlstm.{name}" for name in jl._PACKAGES))
 
