@@ -202,7 +202,9 @@ def test_chunks_are_those_of_the_mlstm_and_of_remat():
 def test_an_unknown_evaluator_and_symbolic_steps_are_refused(without_type_hook):
     cell = LINEAR["min_gru"]
     params, _ = drawn(cell)
-    with pytest.raises(ValueError, match=r"evaluator: .*got 'newton' for LRUCell: its carry does not hold real numbers"):
+    with pytest.raises(
+        ValueError, match=r"evaluator: .*got 'newton' for LRUCell: its carry does not hold real numbers"
+    ):
         jl.unroll(jl.LRUCell(H), jl.LRUCell(H).init(KEY, I), XS, evaluator="newton")
     with pytest.raises(ValueError, match=r"evaluator: expected None or one of 'loop', .*got 'scan'"):
         jl.unroll(cell, params, XS, evaluator="scan")
