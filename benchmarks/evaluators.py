@@ -1,7 +1,8 @@
 """The loop, the associative scan and Newton's method on whatever device is present.
 
-Times a minGRU by the loop and by the associative scan, and a GRU with its initial params by the loop and by Newton's
-method: the outputs, and the gradient of mean(ys**2) in params and inputs. Short sequences first. Each row is written to
+Times a minGRU by the loop and by the associative scan, an mLSTM by the loop and in chunks, and a GRU with its initial
+params by the loop and by Newton's method: the outputs, and the gradient of mean(ys**2) in params and inputs, which
+memory is compiled for too. Short sequences first. Each row is written to
 OUT, a file of JSON lines, when it is done, and none begins once the seconds are spent. Prints Markdown at the end.
 """
 
@@ -10,6 +11,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,9 +24,13 @@ import jaxlstm as jl
 
 STEPS, BATCHES, UNITS = (1024, 8192, 65536), (1, 64), (16, 256)
 TOY = [(64, 2, 4)]
-PAIRS = {"MinGRUCell": "associative", "GRUCell": "newton"}
+PAIRS = {
+    "minGRU": (jl.MinGRUCell, "associative"),
+    "mLSTM, 4 heads": (partial(jl.MLSTMCell, num_heads=4), "chunkwise"),
+    "GRU": (jl.GRUCell, "newton"),
+}
 REPEATS = 10
-MOST = {"associative": 2**28, "newton": 2**28}  # elements of all carries, or of all Jacobians; larger rows are left out
+MOST = 2**28  # elements of all carries, or of all Jacobians; larger rows are left out
 
 
 def main() -> None:
@@ -38,10 +44,10 @@ def main() -> None:
     began, rows = time.perf_counter(), []
     sizes = TOY if args.toy else list(itertools.product(STEPS, BATCHES, UNITS))
     with args.out.open("w", buffering=1) as out:
-        for (steps, batch, units), (name, evaluator) in itertools.product(sizes, PAIRS.items()):
-            elements = steps * batch * units * (units if evaluator == "newton" else 1)
-            if time.perf_counter() - began < args.seconds and elements <= MOST[evaluator]:
-                rows.append(measure(getattr(jl, name)(units), evaluator, steps, batch))
+        for (steps, batch, units), (name, (make, evaluator)) in itertools.product(sizes, PAIRS.items()):
+            matrices = {"associative": 1, "chunkwise": units // 4, "newton": units}[evaluator]
+            if time.perf_counter() - began < args.seconds and steps * batch * units * matrices <= MOST:
+                rows.append({"cell": name, **measure(make(units), evaluator, steps, batch)})
                 out.write(json.dumps(rows[-1]) + "\n")
                 common.note(str(rows[-1]))
     device = jax.devices()[0]
@@ -53,10 +59,10 @@ def main() -> None:
 
 
 def measure(cell: jl.Cell, evaluator: str, steps: int, batch: int) -> dict[str, Any]:
-    """Milliseconds of both evaluators, and how far apart their outputs are."""
+    """Milliseconds and MB of both evaluators, and how far apart their outputs are."""
     params = cell.init(jax.random.key(0), cell.hidden_size)
     xs = jax.random.normal(jax.random.key(1), (steps, batch, cell.hidden_size))
-    row: dict[str, Any] = {"cell": type(cell).__name__, "T": steps, "B": batch, "H": cell.hidden_size}
+    row: dict[str, Any] = {"T": steps, "B": batch, "H": cell.hidden_size}
     outputs = []
     for name in ("loop", evaluator):
 
@@ -70,6 +76,8 @@ def measure(cell: jl.Cell, evaluator: str, steps: int, batch: int) -> dict[str, 
         train = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
         outputs.append(run(params, xs))
         row[name] = {"forward": timed(lambda run=run: run(params, xs)), "train": timed(lambda f=train: f(params, xs))}
+        memory = train.lower(params, xs).compile().memory_analysis()
+        row[name]["MB"] = memory.temp_size_in_bytes / 1e6 if memory else None
     row["apart"] = float(jnp.abs(outputs[0] - outputs[1]).max())
     return row
 
@@ -87,13 +95,15 @@ def timed(call: Callable[[], Any]) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Milliseconds, and the loop's divided by the other's: above 1, the other is faster."""
-    head = ["cell, T, B, H", "forward: loop", "at once", "ratio", "train: loop", "at once", "ratio", "apart"]
+    times, memory = ["loop", "at once", "ratio"], ["MB: loop", "at once"]
+    head = ["cell, T, B, H", "forward: " + times[0], *times[1:], "train: " + times[0], *times[1:], *memory, "apart"]
     lines = []
     for row in rows:
-        loop, other = row["loop"], row[PAIRS[row["cell"]]]
+        loop, other = row["loop"], row[PAIRS[row["cell"]][1]]
         both = [(loop[what], other[what]) for what in ("forward", "train")]
-        times = [text for one, two in both for text in (f"{one:.2f}", f"{two:.2f}", f"{one / two:.2f}")]
-        lines.append([", ".join(str(row[name]) for name in ("cell", "T", "B", "H")), *times, f"{row['apart']:.0e}"])
+        shown = [text for one, two in both for text in (f"{one:.2f}", f"{two:.2f}", f"{one / two:.2f}")]
+        shown += [f"{way['MB']:.1f}" for way in (loop, other)]
+        lines.append([", ".join(str(row[name]) for name in ("cell", "T", "B", "H")), *shown, f"{row['apart']:.0e}"])
     return common.table(head, lines)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxlstm as jl
-from jaxlstm import _newton
+from jaxlstm import _flat_steps, _newton
 
 T, B, I, H = 13, 2, 3, 4  # noqa: E741
 KEY = jax.random.key(0)
@@ -254,7 +254,7 @@ def test_where_it_converges_nothing_is_said():
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [jl.LSTMCell(H), jl.GRUCell(H)])
 def test_beyond_the_largest_jacobian_diagonals_do(cell, monkeypatch):
-    monkeypatch.setattr(_newton, "DENSE", 2)
+    monkeypatch.setattr(_flat_steps, "DENSE", 2)
     jax.clear_caches()
     assert_same(*both(cell, "newton", {"mask": MASK, "reset": RESET}))
     assert_same(*both(cell, "newton", {}, order=2))
@@ -273,5 +273,5 @@ def test_beyond_the_largest_jacobian_diagonals_do(cell, monkeypatch):
 )
 def test_kinds_of_jacobians(cell, kind):
     params = cell.init(KEY, I, dtype=jnp.float64)
-    inputs = _newton.Inputs(XS, None, RESET, None)
-    assert _newton.jacobian_kind(cell, params, cell.init_carry(params, (B,)), inputs) == kind
+    inputs = _flat_steps.Inputs(XS, None, RESET, None)
+    assert _flat_steps.jacobian_kind(cell, params, cell.init_carry(params, (B,)), inputs) == kind

@@ -38,12 +38,12 @@ def launches_a_step(program, steps=T):
 @pytest.mark.parametrize(
     ("name", "masked", "dtype", "forward", "backward"),
     [
-        ("lstm", False, jnp.float32, 2.5, 3.38),
-        ("lstm", False, jnp.bfloat16, 2.5, 3.38),
+        ("lstm", False, jnp.float32, 2.25, 3.25),
+        ("lstm", False, jnp.bfloat16, 2.25, 3.25),
         ("lstm", True, jnp.float32, 2.75, 3.38),
-        ("gru", False, jnp.float32, 2.38, 2.5),
-        ("gru", False, jnp.bfloat16, 2.38, 2.5),
-        ("gru", True, jnp.float32, 2.63, 2.63),
+        ("gru", False, jnp.float32, 2.38, 2.57),
+        ("gru", False, jnp.bfloat16, 2.38, 2.57),
+        ("gru", True, jnp.float32, 2.63, 2.75),
         ("rnn", False, jnp.float32, 2.38, 2.38),
     ],
 )
@@ -63,11 +63,11 @@ def test_both_directions_launch_as_much_as_one(masked, dtype):
 
 
 def test_both_directions_run_in_chunks_in_one_loop_too():
-    loops = program("bidirectional", remat=24).loops
+    loops = program("bidirectional", remat=24, unroll=8).loops
     assert [loop.trips for loop in loops] == [4, 3, 4, 3, 3]  # chunks forward; chunks backward, each run again
 
 
-def test_two_layers_launch_twice_as_much_as_one():
+def test_two_layers_with_a_loop_each_launch_twice_as_much_as_one():
     found = launches_a_step(program("stack"))
     assert len(found) == 4
     assert max(found[:2]) <= 2.63
@@ -79,7 +79,7 @@ def test_four_layers_launch_half_as_much_in_a_wavefront(cell, megabytes):
     step, shapes = benchmark.training_step(jl.Stack(*[cell] * 4), (B, T, I), jnp.float32, False)
     with lowered_for("cuda"):
         wave = benchmark.gpu_program(step, *shapes)
-    assert [loop.trips for loop in wave.loops] == [13, 13]  # 96 + 3 steps, and 5 more, 8 an iteration
+    assert [loop.trips for loop in wave.loops] == [9, 9]  # 96 + 3 steps, 11 an iteration
     assert sum(launches_a_step(wave)) <= 10  # 23.5 with a loop for each layer of LSTM, 19.5 of GRU
     assert wave.megabytes < megabytes
 
@@ -109,6 +109,6 @@ def test_chunks_of_remat_take_several_steps_an_iteration_too():
     assert max(loop.launches for loop in inner) <= 40
 
 
-@pytest.mark.parametrize(("name", "limit"), [("lstm", 23.0), ("gru", 19.8), ("rnn", 8.2), ("bidirectional", 46.5)])
+@pytest.mark.parametrize(("name", "limit"), [("lstm", 23.8), ("gru", 20.0), ("rnn", 8.5), ("bidirectional", 47.1)])
 def test_temporary_memory(name, limit):
     assert program(name).megabytes < limit

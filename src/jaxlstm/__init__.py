@@ -68,7 +68,7 @@ from jaxlstm.cells import (
     min_activation,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GPU_COMPILER_OPTIONS",

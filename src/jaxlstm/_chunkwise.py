@@ -6,6 +6,7 @@ runs each chunk again.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def why_not_in_chunks(cell: Cell) -> str | None:
 
 
 def run(
-    cell: MLSTMCell | LearnedCarry,
+    cell: Any,
     params: Params,
     initial: Carry,
     carry: Carry,

@@ -12,6 +12,7 @@ from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import Cell
 from jaxlstm._chunkwise import CHUNK
 from jaxlstm._dtypes import cast, compute_dtype
+from jaxlstm._evaluators import evaluator_of
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network, Options
 from jaxlstm._platform import Choice, choices
@@ -97,7 +98,7 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     dtype = compute_dtype(params, xs.dtype)
     chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
     length = steps if isinstance(chunk, bool) else min(chunk, steps)
-    evaluator = _unroll.evaluator_of(cell, options["evaluator"], steps, carry[0])
+    evaluator = evaluator_of(cell, options["evaluator"], steps, carry[0])
     shape = (length, *xs.shape[1:])
     by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), shape, evaluator)
     choice = by_platform.get(platform, by_platform["default"])

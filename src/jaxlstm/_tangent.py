@@ -37,7 +37,7 @@ from jaxlstm._arrays import lead_shape, pack, unpack
 from jaxlstm._associative import solve
 from jaxlstm._directions import run_directions
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
-from jaxlstm._newton import jacobian_kind, solve_dense
+from jaxlstm._flat_steps import jacobian_kind, solve_dense
 from jaxlstm._platform import Choice, choices, per_platform
 from jaxlstm._scan import Plan, forward
 from jaxlstm._step import (
@@ -146,9 +146,9 @@ def _tangent(
     step = jax.checkpoint(partial(of_step, dinitial, dvectors), prevent_cse=False)
 
     def slope(direction: Carry, now: tuple[Any, ...]) -> Carry:
-        inputs, kept, *others = now
-        nothing = jax.tree.map(jnp.zeros_like, (dinitial, dvectors, others))
-        return of_step(*nothing[:2], direction, (inputs, kept, *nothing[2]))[0]
+        inputs, kept, *tangents = now
+        no_initial, no_vectors, nothing = jax.tree.map(jnp.zeros_like, (dinitial, dvectors, tangents))
+        return of_step(no_initial, no_vectors, direction, (inputs, kept, *nothing))[0]
 
     def scan(choice: Choice, dcarry: Carry, xs: Any) -> tuple[Carry, Output]:
         kind = "diagonal" if choice.evaluator == "associative" else None

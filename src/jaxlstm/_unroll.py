@@ -11,13 +11,13 @@ from jaxtyping import Array, Bool
 
 from jaxlstm import _checks
 from jaxlstm._arrays import lead_shape, select
-from jaxlstm._associative import why_not_linear
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._chunks import in_chunks
-from jaxlstm._chunkwise import CHUNK, why_not_in_chunks
+from jaxlstm._chunkwise import CHUNK
 from jaxlstm._chunkwise import run as run_chunkwise
 from jaxlstm._directions import Directions
 from jaxlstm._dtypes import cast, cast_like, compute_dtype
+from jaxlstm._evaluators import evaluator_of
 from jaxlstm._random import Key, times
 from jaxlstm._scan import Plan
 from jaxlstm._sharding import match_varying, spans_devices, with_automatic_axes
@@ -163,23 +163,6 @@ def unroll_directions(
     each = zip(params, carry, key, reverse, strict=True)
     runs = [_run((p,), xs, (c,), valid, reset, (k,), start, reverse=(back,), **static) for p, c, k, back in each]
     return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
-
-
-def evaluator_of(cell: Cell, evaluator: str | None, steps: int, carry: Carry) -> str | None:
-    """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
-    whys = {"loop": None, "associative": why_not_linear(cell), "chunkwise": why_not_in_chunks(cell), "newton": None}
-    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
-        whys["newton"] = "its carry does not hold real numbers alone"
-    if not isinstance(steps, int):
-        whys |= dict.fromkeys(("associative", "chunkwise", "newton"), "a symbolic number of steps needs a loop")
-    if evaluator is not None and whys[evaluator]:
-        possible = ", ".join(repr(name) for name, why_not in whys.items() if not why_not)
-        _checks.reject(
-            "evaluator", f"None or {possible}", f"{evaluator!r} for {type(cell).__name__}: {whys[evaluator]}"
-        )
-    if steps == 0 or (evaluator is None and whys["associative"]):
-        return "loop"
-    return evaluator
 
 
 def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:

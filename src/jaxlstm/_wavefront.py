@@ -9,6 +9,7 @@ projected in the loop, so that large weights would be read more often. Those kee
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -192,7 +193,7 @@ def run_layers(
             for of_layer, given, x in each
         )
         carry = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=-2), *checked)
-    iterations = -(-(steps + layers - 1) // 16) * 16  # so that no rest needs a loop of its own
+    iterations = _with_a_divisor(steps + layers - 1)
     counts = jnp.ones(xs.shape[:-1], bool) if valid is None else valid
     xs = select(counts, xs, jnp.zeros_like(xs))
     xs, counts = (jnp.pad(leaf, ((0, iterations - steps), *((0, 0),) * (leaf.ndim - 1))) for leaf in (xs, counts))
@@ -204,6 +205,11 @@ def run_layers(
     ys = ys[layers - 1 : layers - 1 + steps, ..., -1, :]
     ys = ys if valid is None else select(valid, ys, jnp.zeros_like(ys))
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[..., i, :], after) for i in range(layers)), ys
+
+
+def _with_a_divisor(steps: int) -> int:
+    """The next number of steps that iterations of 8 to 16 steps divide, so that no rest needs a loop of its own."""
+    return next(n for n in itertools.count(steps) if n <= 16 or any(n % size == 0 for size in range(8, 17)))
 
 
 def running_layers(valid: Bool[Array, "T *batch"], layers: int) -> Bool[Array, "T *batch L"]:

@@ -10,10 +10,11 @@ from jaxlstm import _checks
 from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast, compute_dtype
+from jaxlstm._evaluators import evaluator_of
 from jaxlstm._newton import NewtonReport, newton
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
-from jaxlstm._unroll import begin, evaluator_of, valid_steps
+from jaxlstm._unroll import begin, valid_steps
 
 CONTRACTING = -0.1  # nats a step
 

@@ -1,0 +1,129 @@
+"""The steps of a cell on flat carries, one array ``[*batch, N]``, and the Jacobians of all steps at once."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxlstm._arrays import lead_shape
+from jaxlstm._associative import Slope, solve
+from jaxlstm._cell import Cell
+from jaxlstm._dtypes import at_least_float32, cast
+from jaxlstm._step import Carry, Inputs, Params, masked_step
+
+DENSE = 128  # features of a carry, up to which Jacobians are matrices; beyond, their diagonals
+CALLS = ("pjit", "jit", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "closed_call")
+ELEMENTWISE = (
+    *("abs", "add", "and", "convert_element_type", "copy", "cos", "div", "eq", "erf", "exp", "expm1", "ge", "gt"),
+    *("integer_pow", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow"),
+    *("rsqrt", "select_n", "sign", "sin", "sqrt", "square", "stop_gradient", "sub", "tanh"),
+)
+
+
+def flat_step(
+    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs
+) -> tuple[Callable[[Array, Inputs], Array], Array]:
+    """A step of flat carries in at least float32, and the first carry."""
+    wide, batch_axes = at_least_float32(inputs.x.dtype), batch_axes_of(cell, inputs)
+    params, initial, carry = cast((params, initial, carry), wide)
+
+    def step(flat: Array, inputs: Inputs) -> Array:
+        after, *_ = masked_step(cell, params, initial, unflatten(flat, carry), cast(inputs, wide))
+        return flatten(after, batch_axes)
+
+    return step, flatten(carry, batch_axes)
+
+
+def solve_dense(
+    cell: Cell,
+    step: Callable[[Carry, Any], tuple[Carry, Any]],
+    slope: Slope,
+    carry: Carry,
+    sequences: Any,
+    **options: Any,
+) -> tuple[Carry, Any]:
+    """`solve` for a step that is linear in a whole carry, by a matrix for each step and sequence."""
+    batch_axes = batch_axes_of(cell, sequences[0])
+
+    def step_of_flat(flat: Array, now: Any) -> tuple[Array, Any]:
+        after, outputs = step(unflatten(flat, carry), now)
+        return flatten(after, batch_axes), outputs
+
+    def slope_of_flat(flat: Array, now: Any) -> Array:
+        return flatten(slope(unflatten(flat, carry), now), batch_axes)
+
+    after, outputs = solve(step_of_flat, slope_of_flat, flatten(carry, batch_axes), sequences, dense=True, **options)
+    return unflatten(after, carry), outputs
+
+
+def jacobian_kind(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> str:
+    """How a step's Jacobian is handled: "diagonal", which it is; "dense", as a matrix; or "large", for its diagonal."""
+    if _is_elementwise(cell, params, carry, inputs):
+        return "diagonal"
+    batch_axes = batch_axes_of(cell, inputs)
+    features = sum(math.prod(leaf.shape[batch_axes:]) for leaf in jax.tree.leaves(carry))
+    return "dense" if features <= DENSE else "large"
+
+
+def diagonals(slope: Callable[[Array, Inputs], Array], flat: Array, inputs: Inputs) -> Array:
+    """The diagonals of the Jacobians of all steps, one column after another, for what memory they would take."""
+
+    def entry(column: Array) -> Array:
+        return (slope(jnp.broadcast_to(column, flat.shape), inputs) * column.reshape(*(1,) * flat.ndim, -1)).sum(-1)
+
+    return jnp.moveaxis(jax.lax.map(entry, jnp.eye(flat.shape[-1], dtype=flat.dtype)), 0, -1)
+
+
+def _is_elementwise(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> bool:
+    """Whether each feature of the carry depends on itself alone, of those before the step."""
+    leaves = jax.tree.leaves(carry)
+    if len(leaves) != 1:
+        return False
+    one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), inputs)
+    jaxpr = jax.make_jaxpr(lambda carry: masked_step(cell, params, carry, carry, one)[0])(carry).jaxpr
+    return _depends(jaxpr, [True], leaves[0].shape) is not None
+
+
+def _depends(jaxpr: Any, depends: list[bool], shape: tuple[int, ...]) -> list[bool] | None:
+    """Which results depend on the arguments marked; None if by more than elementwise operations on this shape."""
+    marks = dict(zip(map(id, jaxpr.invars), depends, strict=True))
+    for eqn in jaxpr.eqns:
+        marked = [marks.get(id(var), False) for var in eqn.invars]
+        if not any(marked):
+            results = [False] * len(eqn.outvars)
+        elif eqn.primitive.name in CALLS:
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            results = _depends(getattr(inner, "jaxpr", inner), marked, shape)
+        else:
+            alike = eqn.primitive.name in ELEMENTWISE and all(var.aval.shape == shape for var in eqn.outvars)
+            results = [True] * len(eqn.outvars) if alike else None
+        if results is None:
+            return None
+        marks |= zip(map(id, eqn.outvars), results, strict=True)
+    return [marks.get(id(var), False) for var in jaxpr.outvars]
+
+
+def batch_axes_of(cell: Cell, inputs: Inputs) -> int:
+    """How many batch axes the inputs of all steps have."""
+    return len(lead_shape(inputs.x, cell.spatial_shape)) - 1
+
+
+def flatten(carry: Carry, batch_axes: int) -> Array:
+    """The features of each sequence's carry as one axis."""
+    leaves = jax.tree.leaves(carry)
+    features = [math.prod(leaf.shape[batch_axes:]) for leaf in leaves]
+    flat = [leaf.reshape(*leaf.shape[:batch_axes], size) for leaf, size in zip(leaves, features, strict=True)]
+    return jnp.concatenate(flat, axis=-1)
+
+
+def unflatten(flat: Array, like: Carry) -> Carry:
+    """The carry that was flattened, with the shapes and dtypes of this one."""
+    leaves, structure = jax.tree.flatten(like)
+    batch = flat.shape[:-1]
+    edges = itertools.accumulate(math.prod(leaf.shape[len(batch) :]) for leaf in leaves[:-1])
+    parts = zip(jnp.split(flat, list(edges), axis=-1), leaves, strict=True)
+    return jax.tree.unflatten(structure, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts])
