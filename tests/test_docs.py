@@ -12,7 +12,8 @@ from pages import ROOT, python_blocks, run_page
 import jaxlstm as jl
 
 DOCS = ROOT / "docs"
-QUICK = {"getting_started", "which_cell", "guides/own_cell", "recipes/ppo", "recipes/r2d2"}
+QUICK = {"getting_started", "which_cell", "recipes/ppo", "recipes/r2d2"}
+QUICK |= {f"guides/{name}" for name in ("files", "flax", "own_cell", "training")}
 OTHERWISE = {"coming_from"}  # in test_coming_from.py
 MODULES = ("jaxlstm", *(f"jaxlstm.{name}" for name in jl._PACKAGES))
 
@@ -47,14 +48,15 @@ def test_the_reference_names_what_is_public(module):
     assert sorted(names) == sorted(parts.__all__)
 
 
-BASES = (jl.Cell, jl.CellWrapper, jl.LinearCell)
-
-
 def test_every_cell_has_a_page():
     pages = [path.read_text() for name, path in sources().items() if name.startswith("cells/")]
     for name in jl.__all__:
         part = getattr(jl, name)
-        if isinstance(part, type) and issubclass(part, jl.Cell) and part not in BASES:
+        if (
+            isinstance(part, type)
+            and issubclass(part, jl.Cell)
+            and part not in (jl.Cell, jl.CellWrapper, jl.LinearCell)
+        ):
             assert any(f"\n\n{{any}}`jaxlstm.{name}` " in page for page in pages), name  # its first words
             assert name in (DOCS / "which_cell.md").read_text()
 

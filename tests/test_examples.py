@@ -1,4 +1,4 @@
-"""The examples run. In full, they reach the figures in the README."""
+"""The examples run. In full, they reach the figures in docs/recipes."""
 
 import os
 import re

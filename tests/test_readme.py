@@ -1,32 +1,35 @@
-"""What the README shows is run: its Python from top to bottom, and its links lead to files."""
+"""What the README shows is run: its Python and its commands' arguments. Its links lead to files."""
 
 import re
+import shlex
 
-import jax
-import numpy as np
-from pages import ROOT, jax_as_it_comes, python_blocks, run_page
+from pages import ROOT, run_page
+
+from jaxlstm import tasks
+from jaxlstm._arguments import parser
 
 README = ROOT / "README.md"
 
 
-def test_the_readmes_python_runs(without_x64, without_type_hook, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # it writes files
-    assert len(python_blocks(README.read_text())) >= 4
+def test_the_readmes_python_runs(without_x64, without_type_hook):
     shown = run_page(README)
-    with jax_as_it_comes():
-        jl, jnp = shown["jl"], shown["jnp"]
-        cell = shown["MinimalGatedCell"](hidden_size=4)
-        params = cell.init(jax.random.key(0), 64)
-        differentiate = jax.jit(
-            jax.grad(lambda params: jnp.sum(jl.unroll(cell, params, shown["xs"], remat=30)[1] ** 2))
-        )
-        gradient = differentiate(params)
-    assert shown["ys"].shape == (100, 32, 32)
-    assert int(shown["state"].step) == 4
-    np.testing.assert_allclose(shown["ys"], shown["program"].call(shown["xs"], lengths=jnp.full(32, 80))[1], atol=1e-6)
-    assert all(np.isfinite(leaf).all() for leaf in gradient)
+    assert shown["ys"].shape == (100, 32, 128)
+    assert shown["y"].shape == (32, 128)
+    assert [leaf.shape for leaf in shown["gradient"]] == [(64, 512), (128, 512), (512,)]
+
+
+def test_its_commands_are_understood():
+    """The first trains a model. `.ci/run` looks for the second, which runs the tests, and runs it."""
+    commands = re.findall(r"^(pip install .*) && (.*)$", README.read_text(), flags=re.MULTILINE)
+    assert commands[1] == ("pip install -e '.[test]'", "pytest")
+    program, *arguments = shlex.split(commands[0][1])
+    assert program == "jaxlstm"
+    options = parser(tasks).parse_args(arguments)
+    assert (options.command, options.task) == ("train", "vowels")
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text()):
+    targets = re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text())
+    assert targets
+    for target in targets:
         assert (ROOT / target).exists(), target

@@ -222,7 +222,7 @@ def flax_modules(xs: Array, x: Array, rngs: nnx.Rngs) -> None:
 
 
 def training(network: jl.Network, model: Any, key: Array, batch: Any, batches: list[Any]) -> None:
-    def loss_fn(model, batch, key):  # the README's
+    def loss_fn(model, batch, key):  # the one of docs/guides/training.md
         xs, labels = batch
         _, ys = network.apply(model["network"], xs, key=key)
         return cross_entropy(ys[-1] @ model["w"] + model["b"], labels), {}

@@ -161,5 +161,5 @@ def _warn(converged: Any) -> None:
     if left:
         of = f"{left} of {converged.size} sequences" if converged.ndim else "the sequence"
         warnings.warn(
-            f"Newton's method did not converge for {of} in {ITERATIONS} iterations; the loop ran", stacklevel=2
+            f"Newton's method did not converge for {of} in {ITERATIONS} iterations; the loop ran instead", stacklevel=2
         )

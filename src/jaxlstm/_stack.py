@@ -51,7 +51,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         self, *layers_or_cells: Network | Cell, dropout: int | float = 0.0, layers: tuple[Network | Cell, ...] = ()
     ) -> None:
         if layers_or_cells and layers:
-            _checks.reject("layers", "none beside layers_or_cells", layers)
+            _checks.reject("layers", "None where layers_or_cells are given", layers)
         layers = layers_or_cells or layers
         if not layers:
             _checks.reject("layers_or_cells", "at least one cell or layer", "none")

@@ -109,7 +109,7 @@ def truncated(
     xs = _checks.input_array("xs", xs, network.spatial_shape)
     steps, *batch = lead_shape(xs, network.spatial_shape)
     if not isinstance(steps, int):
-        _checks.reject("xs", "a known number of steps, which blocks are cut from", steps)
+        _checks.reject("xs", "a known number of steps, to cut into blocks", steps)
     if reset is not None:
         reset = _checks.bool_array("reset", reset, (steps, *batch))
     if carry is not None:

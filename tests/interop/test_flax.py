@@ -132,7 +132,7 @@ WRONG = {
     "activation": (
         GOLDENS["nnx_simple"].weights,
         {},
-        "activation_fn: expected that of the SimpleCell 'cell/', which no weight tells, got None",
+        "activation_fn: expected that of the SimpleCell 'cell/', which weights do not show, got None",
     ),
     "prefix": (LSTM, {"prefix": "rnn"}, "prefix: expected the name of one of 'cell', got 'rnn'"),
     "same name": ({"a": {"b": LSTM}, "a/b": LSTM}, {}, "weights: expected different names, got two tensors named"),

@@ -130,7 +130,7 @@ WRONG = {
     "which GRU": (
         NO_BIAS,
         {},
-        "reset_after: expected True or False for the GRU 'gru/gru_cell/', which has no bias to tell",
+        "reset_after: expected True or False for the GRU 'gru/gru_cell/', which only a bias would show",
     ),
     "not that GRU": (
         GRU,

@@ -176,7 +176,7 @@ UNREAD = {  # what comes from the run, from operators that are not evaluated, or
     "itself": ([op("Mul", "w W")], "comes from a chain of more than 64 nodes"),
     "far away": (chain(80), "comes from a chain of more than 64 nodes"),
     "a damaged node": ([op("Reshape", "w w")], "model: Reshape 'W': cannot be computed"),
-    "strings": ([op("Cast", "w", to=onnx.TensorProto.STRING)], "model: Cast 'W': expected numbers, of a shape"),
+    "strings": ([op("Cast", "w", to=onnx.TensorProto.STRING)], "model: Cast 'W': expected an array of numbers"),
     "a file where the program runs": (
         [op("Concat", "w", axis=0, odd=outside())],
         r"model: Concat 'W': cannot be computed \('odd' is a graph or a tensor in another file\)",

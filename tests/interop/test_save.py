@@ -202,7 +202,7 @@ def changed(**changes):
 
 DEEP = "{" + '"type":"Layer","cell":{' * 3000
 DESCRIPTIONS = {
-    "version": (changed(version=2), "format version: expected 1, which is all that this version .* reads, got 2"),
+    "version": (changed(version=2), "format version: expected 1, the only one that this version .* reads, got 2"),
     "no version": ({}, "format version: expected 1, .* got None"),
     "no JSON": ("{", "Expecting property name"),
     "a list": ([1], "format version: expected 1"),

@@ -225,7 +225,7 @@ BAD_OPTIONS = {
         2, partitioning={"w_hr": ("x", "y")}
     ),
     "partitioning['b']: expected a tuple of names and None, got 'model'": lambda: LSTM(2, partitioning={"b": "model"}),
-    "partitioning['w_hh']: expected 2 mesh axes, None where it is not cut, got ('model',)": lambda: SimpleRNN(
+    "partitioning['w_hh']: expected 2 mesh axes, None for an undivided axis, got ('model',)": lambda: SimpleRNN(
         2, partitioning={"w_hh": ("model",)}
     ),
     "remat: expected None, True, 'sqrt' or a chunk length": lambda: LSTM(2, remat="all"),

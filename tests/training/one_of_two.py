@@ -89,7 +89,7 @@ def check_refusals(process, mesh, state):
     xs = np.ones((3, 4, 2), np.float32)
     untrained(r"expected 4 sequences, .*mask=.* got 3 and", xs[:, process:], mesh=mesh, batch_size=8)
     untrained(r"batch: expected the same shapes in every process", xs[process:], mesh=mesh)
-    with pytest.raises(ValueError, match="mesh: expected as many devices of each of the 2 processes, got"):
+    with pytest.raises(ValueError, match="mesh: expected the same number of devices from each of the 2 processes, got"):
         make_step(Mesh(np.array(jax.local_devices()), ("data",)))
 
 
@@ -114,7 +114,7 @@ def check_ends(process, mesh, directory):
     message = "a broken reader" if process else "batches: expected a batch in every process, got an error in another"
     ended(message, batches(2 if process else 9, mine), make_step(mesh))
     alone = lambda state, batch: (state, {})  # noqa: E731
-    ended("train_step: expected one on a mesh of the devices of all processes", OwnPart(process, 2), alone)
+    ended("train_step: expected a mesh of the devices of all processes", OwnPart(process, 2), alone)
 
 
 def main():
@@ -123,7 +123,7 @@ def main():
     connect(num_processes=2, process_id=process, coordinator=f"localhost:{port}")
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
     devices = np.array(jax.devices())
-    with pytest.raises(ValueError, match="mesh: expected each place on the 'data' axis within one process"):
+    with pytest.raises(ValueError, match="mesh: expected each index of the 'data' axis within one process"):
         make_step(Mesh(devices.reshape(2, 2), ("model", "data")))
     mesh = Mesh(devices, ("data",))
     state = train(process, 2, directory, steps, mesh, resume, carried=8)

@@ -168,7 +168,7 @@ def test_the_latest_are_kept_and_the_best(tmp_path):
     message = r"best: expected the name of one of the evaluation's results, \['other'\], got 'score'"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, 8, log=None, resume=True, where=where, evaluation=Evaluation(lambda state: {"other": 1}))
-    with pytest.raises(ValueError, match="evaluation: expected an Evaluation, for the checkpoints' best='score'"):
+    with pytest.raises(ValueError, match="evaluation: expected an Evaluation, since checkpoints has best='score'"):
         run(tmp_path, 8, log=None, resume=True, where=where)
 
 

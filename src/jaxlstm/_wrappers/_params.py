@@ -123,7 +123,7 @@ def check_partitioning(network: Network, input_size: int, partitioning: Any) -> 
         if not isinstance(axes, tuple) or not all(isinstance(axis, str | None) for axis in axes):
             _checks.reject(f"partitioning[{name!r}]", "a tuple of names and None", _checks.describe(axes), TypeError)
         if len(axes) != ranks[name]:
-            _checks.reject(f"partitioning[{name!r}]", f"{ranks[name]} mesh axes, None where it is not cut", axes)
+            _checks.reject(f"partitioning[{name!r}]", f"{ranks[name]} mesh axes, None for an undivided axis", axes)
 
 
 def partition(layer: dict[str, Any], partitioning: Partitioning | None, box: Callable[[Array, Any], Any]) -> Any:

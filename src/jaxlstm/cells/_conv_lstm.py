@@ -51,8 +51,8 @@ class ConvLSTMCell(Cell[ConvLSTMParams, LSTMCarry]):
       peephole: whether the gates see the cell state. The weights p start at zero.
       forget_bias: the initial b of the forget gate; the others start at 0.
       bias: whether there is a b.
-      w_ih_init: initialiser of w_ih, called for each gate with shape (*kernel, I, H).
-      w_hh_init: initialiser of w_hh, called for each gate with shape (*kernel, H, H).
+      w_ih_init: initialiser of w_ih, called for each gate with shape ``(*kernel, I, H)``.
+      w_hh_init: initialiser of w_hh, called for each gate with shape ``(*kernel, H, H)``.
       b_init: initialiser of b, called with shape (4, H). It replaces `forget_bias`, so giving both is an error.
 
     Raises:

@@ -53,8 +53,8 @@ class LRUCell(LinearCell[LRUParams, LRUCarry]):
     Args:
       hidden_size: H, the features of y.
       state_size: N, the complex numbers of the state; None means H.
-      r_min: the smallest initial |lambda|.
-      r_max: the largest initial |lambda|. For long sequences both are near 1, such as 0.9 and 0.999.
+      r_min: the smallest initial ``|lambda|``.
+      r_max: the largest initial ``|lambda|``. For long sequences both are near 1, such as 0.9 and 0.999.
       max_phase: the largest initial angle of lambda, in radians; smaller than 2 pi for long sequences.
 
     Raises:

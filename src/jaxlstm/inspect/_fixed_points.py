@@ -59,7 +59,7 @@ def fixed_points(
     The eigenvalues of d F / d c say how small differences from the point grow or shrink. If all have a magnitude below
     1, the point is stable: nearby carries move to it. Each larger one is a direction that leads away from it.
 
-    A slow point may also lie where no run goes, such as at |h| > 1 of a GRU, where its gates are saturated.
+    A slow point may also lie where no run goes, such as at ``|h| > 1`` of a GRU, where its gates are saturated.
 
     Args:
       cell: the recurrence, in evaluation: without random numbers.

@@ -84,7 +84,7 @@ def from_text(text: str) -> tuple[Cell | Network, int]:
         description = json.loads(text)
         version = description["version"] if isinstance(description, dict) and "version" in description else None
         if version != VERSION:
-            _checks.reject("format version", f"{VERSION}, which is all that this version of jaxlstm reads", version)
+            _checks.reject("format version", f"{VERSION}, the only one that this version of jaxlstm reads", version)
         _check_keys("description", description, {"version", "input_size", "network"})
         network = _rebuild("network", description["network"])
         input_size = _rebuild("input_size", description["input_size"])

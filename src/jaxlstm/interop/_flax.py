@@ -157,7 +157,7 @@ def _cell(scope: Scope, params: Any, gate_fn: Callable[..., Array], activation_f
     size = params.w_hh.shape[0]
     if isinstance(params, RNNParams):
         if activation_fn is None:
-            _tensors.reject("activation_fn", f"that of the SimpleCell {scope.path!r}, which no weight tells", None)
+            _tensors.reject("activation_fn", f"that of the SimpleCell {scope.path!r}, which weights do not show", None)
         return RNNCell(size, activation_fn=activation_fn)
     make = LSTMCell if isinstance(params, LSTMParams) else GRUCell
     return make(size, gate_fn=gate_fn, activation_fn=activation_fn or jnp.tanh)

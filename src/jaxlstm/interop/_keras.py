@@ -206,7 +206,7 @@ def _cell(scope: Scope, params: Any, options: dict[str, Any]) -> Cell:
     """The cell that these params are of."""
     size, bias = params.w_hh.shape[0], params.b is not None
     if isinstance(params, RNNParams) and options["activation"] is None:
-        _tensors.reject("activation", f"that of the SimpleRNN {scope.path!r}, which no weight tells", None)
+        _tensors.reject("activation", f"that of the SimpleRNN {scope.path!r}, which weights do not show", None)
     activation_fn = _activation("activation", options["activation"] or "tanh")
     if isinstance(params, RNNParams):
         return RNNCell(size, activation_fn=activation_fn, bias=bias)

@@ -70,7 +70,9 @@ def _read_gru_bias(scope: Scope, packed: int, reset_after: bool | None) -> tuple
     bias = scope.tensors.get("bias")
     if bias is None:
         if reset_after is None:
-            _tensors.reject("reset_after", f"True or False for the GRU {scope.path!r}, which has no bias to tell", None)
+            _tensors.reject(
+                "reset_after", f"True or False for the GRU {scope.path!r}, which only a bias would show", None
+            )
         return None, None
     shapes = {True: (2, packed), False: (packed,)}
     if reset_after is None and bias.shape not in shapes.values():

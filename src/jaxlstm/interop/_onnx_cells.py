@@ -141,7 +141,7 @@ def _functions(node: Node) -> list[OnnxFunction]:
             default = _DEFAULTS.get(name, {}).get(number)
             numbers[number] = left[number].pop(0) if left[number] else default
             if numbers[number] is None:
-                node.reject(f"activation_{number}", f"a number for {name}, for which kernels disagree", "none")
+                node.reject(f"activation_{number}", f"a number for {name}, which has no common default", "none")
         functions.append(_function(node, name, numbers))
     for number, rest in left.items():
         if rest:

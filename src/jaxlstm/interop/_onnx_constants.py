@@ -133,7 +133,7 @@ def _compute(scope: Scope, node: Any) -> dict[str, np.ndarray]:
     except Exception as error:  # any kind: a damaged node can break onnx anywhere
         raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
     if size is None:
-        _checks.reject(where, "numbers, of a shape that can be inferred", "another result")
+        _checks.reject(where, "an array of numbers whose shape can be inferred", "something else")
     left = max(0, scope.model.elements_left - sum(array.size for array in feeds.values()))
     if size > left:
         _checks.reject(where, f"at most {left} more elements ({_TIMES} for each that the model holds)", size)
@@ -145,7 +145,7 @@ def _compute(scope: Scope, node: Any) -> dict[str, np.ndarray]:
         raise ValueError(f"{where}: cannot be computed ({_short(error)})") from error
     arrays = {output.name: np.asarray(array) for output, array in zip(model.graph.output, values, strict=True)}
     if any(array.dtype.kind in "OSU" for array in arrays.values()):
-        _checks.reject(where, "numbers", "another result")
+        _checks.reject(where, "an array of numbers", "strings or objects")
     return arrays
 
 

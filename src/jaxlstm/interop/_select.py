@@ -73,7 +73,7 @@ def ask_for_layers(scope: Scope, dialect: Dialect, why: str) -> NoReturn:
     layers = find_layers(scope, dialect)
     if not layers:
         names = _tensors.listed(scope.path + name for name in scope.tensors)
-        _tensors.reject("weights", "tensors of recurrent layers", f"none that are named like such among {names}")
+        _tensors.reject("weights", "tensors of recurrent layers", f"none with such names among {names}")
     expected = f"the names of the layers, bottom first, out of {_found([scope.path + layer for layer in layers])}"
     _tensors.reject("layers", f"{expected} (or prefix={scope.path + layers[0]!r} for that one)", f"None {why}")
 

@@ -54,8 +54,8 @@ class Recipe:
 
     Args:
       task: a name in `jaxlstm.tasks.TASKS`.
-      cell: rnn, gru, lstm, mgu, min_gru, min_lstm, ind_rnn, slstm or mlstm (of 4 heads, or as many as divide their
-        units), lru (one layer is linear), or all to train rnn, gru and lstm side by side.
+      cell: rnn, gru, lstm, mgu, min_gru, min_lstm, ind_rnn, slstm, mlstm, lru, or all, which trains rnn, gru and lstm.
+        slstm and mlstm have 4 heads, or 2 or 1 where 4 do not divide the units.
       hidden_size: units of a cell in each direction.
       steps: training steps.
       batch_size: sequences in a batch.

@@ -146,7 +146,7 @@ def _check_options(steps: object, evaluation: Any, log: Any, checkpoints: Any, s
     if save is not None:
         _checks.check_callable("save", save)
     if checkpoints and checkpoints.best and evaluation is None:
-        _checks.reject("evaluation", f"an Evaluation, for the checkpoints' best={checkpoints.best!r}", None)
+        _checks.reject("evaluation", f"an Evaluation, since checkpoints has best={checkpoints.best!r}", None)
 
 
 def _stopped(number: int, state: TrainState, checkpoints: Checkpoints | None, *, saved: bool) -> BaseException:

@@ -114,7 +114,7 @@ class LogFile:
             return
         flat = _flat("train_step", metrics)
         if twice := sorted(flat.keys() & self._evaluated.keys()):
-            _checks.reject("evaluation", "names that the step's metrics do not have", twice)
+            _checks.reject("evaluation", "names other than those of the step's metrics", twice)
         self._columns = ["step", *flat, *self._evaluated]
         lines = []
         if self._file and self._after:

@@ -143,10 +143,10 @@ def check_mesh(mesh: Any, batch_axis: Any, param_specs: Any, batch_size: Any, ma
     counts = collections.Counter(device.process_index for device in mesh.devices.flat)
     if len(counts) != jax.process_count() or len(set(counts.values())) != 1:
         got = ", ".join(f"{counts[process]} of process {process}" for process in range(jax.process_count()))
-        _checks.reject("mesh", f"as many devices of each of the {jax.process_count()} processes", got)
+        _checks.reject("mesh", f"the same number of devices from each of the {jax.process_count()} processes", got)
     along = np.moveaxis(mesh.devices, mesh.axis_names.index(DATA), 0).reshape(mesh.shape[DATA], -1)
     if any(len({device.process_index for device in row}) > 1 for row in along):
-        _checks.reject("mesh", f"each place on the {DATA!r} axis within one process", f"axes {mesh.axis_names}")
+        _checks.reject("mesh", f"each index of the {DATA!r} axis within one process", f"axes {mesh.axis_names}")
     for axis in jax.tree.leaves(batch_axis):
         if isinstance(axis, bool) or not isinstance(axis, int) or axis < 0:
             _checks.reject("batch_axis", "axes from 0 on", axis)

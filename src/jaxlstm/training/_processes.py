@@ -34,9 +34,7 @@ def connect(*, num_processes: int, process_id: int, coordinator: str) -> None:
 def check_shared(params: Any) -> None:
     """Refuse several processes that each train a model of their own without noticing."""
     if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
-        _checks.reject(
-            "train_step", "one on a mesh of the devices of all processes (mesh=)", "one on this process's own"
-        )
+        _checks.reject("train_step", "a mesh of the devices of all processes (mesh=)", "devices of this process alone")
 
 
 def is_first() -> bool:
