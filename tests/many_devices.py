@@ -21,6 +21,7 @@ KEY, XS = jax.random.key(3), DRAW.normal(size=(T, B, I))
 MASK, RESET = DRAW.random((T, B)) < 0.8, DRAW.random((T, B)) < 0.3
 
 CELL = jl.LSTMCell(H)
+LINEAR, DIAGONAL, MLSTM = jl.MinLSTMCell(H), jl.IndRNNCell(H), jl.MLSTMCell(H, num_heads=2)
 ZONEOUT = jl.Zoneout(CELL, h=0.3, c=0.3)
 STACK = jl.Stack(CELL, jl.GRUCell(H), dropout=0.5)
 BOTH = jl.Stack(jl.Bidirectional(CELL), jl.RecurrentDropout(jl.GRUCell(H), 0.5))
@@ -46,6 +47,10 @@ RUNS = {  # name: (what draws the params, and a function (params, xs, mask, rese
     "carry": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, jl.unroll(CELL, p, xs)[0], lengths=m.sum(0))),
     "reverse": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, reset=r, reverse=True, project_first=True)),
     "remat": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, remat=True)),
+    "associative": (LINEAR, lambda p, xs, m, r: jl.unroll(LINEAR, p, xs, mask=m, reset=r, evaluator="associative")),
+    "newton": (DIAGONAL, lambda p, xs, m, r: jl.unroll(DIAGONAL, p, xs, reset=r, evaluator="newton")),
+    "newton, dense": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, mask=m, evaluator="newton")),
+    "chunkwise": (MLSTM, lambda p, xs, m, r: jl.unroll(MLSTM, p, xs, mask=m, reset=r, evaluator="chunkwise", remat=2)),
     "chunks": (CELL, lambda p, xs, m, r: jl.unroll(CELL, p, xs, mask=m, reset=r, remat="sqrt")),
     "zoneout": (ZONEOUT, lambda p, xs, m, r: jl.unroll(ZONEOUT, p, xs, reset=r, key=KEY)),
     "dropout": (STACK, lambda p, xs, m, r: STACK.apply(p, xs, lengths=m.sum(0), key=KEY)),
@@ -58,7 +63,7 @@ RUNS = {  # name: (what draws the params, and a function (params, xs, mask, rese
     "step": (CELL, lambda p, xs, m, r: two_steps(CELL, p, xs, mask=m[0], reset=r[0])),
     "step of a stack": (STACK, lambda p, xs, m, r: two_steps(STACK, p, xs, reset=r[0], key=KEY)),
 }
-FAST = {"explicit": ("unroll",), "shard_map": ("windows",)}  # the rest takes minutes to compile
+FAST = {"explicit": ("unroll",), "shard_map": ("windows", "newton")}  # the rest takes minutes to compile
 
 
 def names(kind):

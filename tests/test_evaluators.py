@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -185,6 +186,50 @@ def test_a_cell_that_is_not_linear_is_refused(cell, why):
     params = cell.init(KEY, I)
     with pytest.raises(ValueError, match=f"evaluator: expected .*{why}"):
         jl.unroll(cell, params, XS, evaluator="associative")
+
+
+@dataclass(frozen=True)
+class Decaying(jl.MinGRUCell):
+    """A cell with coefficients of its own: `given` makes them of one a for each feature, and of b."""
+
+    given: Callable = lambda a, b: (jl.RNNCarry(a), jl.RNNCarry(b))
+
+    def coefficients(self, params, zx):
+        return self.given(jax.nn.sigmoid(params.b[:H]), zx[..., :H])
+
+
+def test_one_coefficient_for_all_sequences_will_do():
+    cell, explicit = (
+        Decaying(H),
+        Decaying(H, given=lambda a, b: (jl.RNNCarry(jnp.broadcast_to(a, b.shape)), jl.RNNCarry(b))),
+    )
+    params, carry = drawn(cell)
+
+    def gradient(name, cell):
+        return jax.grad(lambda params: squares(jl.unroll(cell, params, XS, carry, evaluator=name)))(params)
+
+    expected = gradient("loop", explicit)
+    with jax.numpy_rank_promotion("raise"):
+        for name in ("loop", "associative"):
+            assert_same(gradient(name, cell), expected)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "associative"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda a, b: jl.RNNCarry(b), r"returns: expected a tuple of 2 \(a, b\), got RNNCarry"),
+        (lambda a, b: (a, b, a), r"returns: expected a tuple of 2 \(a, b\), got a tuple of 3"),
+        (lambda a, b: (jl.RNNCarry(a), b), r"returns, \[1\]: expected a RNNCarry, as the carry, got float64\[2, 4\]"),
+        (lambda a, b: (jl.RNNCarry(a[:2]), jl.RNNCarry(b)), r"returns, \[0\]: .*broadcasts to .*\(2, 4\), got \(2,\)"),
+    ],
+    ids=["one", "three", "bare", "shape"],
+)
+def test_coefficients_that_do_not_fit_the_carry_are_refused(evaluator, given, message, without_type_hook):
+    cell = Decaying(H, given=given)
+    params, _ = drawn(jl.MinGRUCell(H))
+    with pytest.raises((ValueError, TypeError), match=f"what Decaying.coefficients {message}"):
+        jl.unroll(cell, params, XS, evaluator=evaluator)
 
 
 def test_chunks_are_those_of_the_mlstm_and_of_remat():

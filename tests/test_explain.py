@@ -65,6 +65,20 @@ def test_what_is_kept_grows_with_the_steps_as_in_the_compiled_program(cell, rema
     assert said(64) <= (bytes_kept(128) - bytes_kept(64)) / 1e6
 
 
+@pytest.mark.parametrize(("cell", "evaluator"), [(jl.MinGRUCell(H), "associative"), (GRU, "newton")])
+def test_without_a_loop_no_more_is_kept_than_with_one(cell, evaluator):
+    """Jacobians and their products are computed again in the backward pass."""
+    params, xs = cell.init(jax.random.key(0), I), jnp.ones((64, B, I))
+
+    def bytes_kept(name):
+        _, pullback = jax.vjp(lambda params, xs: jl.unroll(cell, params, xs, evaluator=name)[1], params, xs)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(pullback))
+
+    assert bytes_kept(evaluator) <= 1.01 * bytes_kept("loop")
+    said = [jl.explain(cell, params, xs, evaluator=name, platform="cuda") for name in (evaluator, "loop")]
+    assert ["except ys" in text for text in said] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("cell", "kept"),
     [(LSTM, "except ys (0.00205 MB)"), (GRU, "except ys (0 MB)"), (jl.LearnedCarry(GRU), "except ys (0 MB)")],

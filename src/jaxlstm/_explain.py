@@ -164,7 +164,9 @@ def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | i
     initial = cell.init_carry(params[0], tuple(batch), dtype=xs.dtype)
     one = Inputs(jnp.zeros(xs.shape[1:], xs.dtype), None, None, None)
     _, _, kept = jax.eval_shape(lambda: masked_step(cell, params[0], initial, initial, one))
-    put_out = leaf_put_out(cell, params[0], initial, one._replace(x=xs)) if choice.pack else None
+    put_out = None
+    if choice.pack and choice.evaluator == "loop":
+        put_out = leaf_put_out(cell, params[0], initial, one._replace(x=xs))
     leaves = [leaf for index, leaf in enumerate(jax.tree.leaves(kept.before)) if index != put_out]
     carry, z = (
         len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6

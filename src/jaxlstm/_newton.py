@@ -26,6 +26,7 @@ from jaxlstm._associative import affine_scan, carries_before, slopes
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast
 from jaxlstm._flat_steps import batch_axes_of, diagonals, flat_step, flatten, jacobian_kind, unflatten
+from jaxlstm._sharding import match_varying
 from jaxlstm._step import Carry, Inputs, Params
 
 ITERATIONS = 64  # at most
@@ -97,6 +98,7 @@ def newton(
     missing, now = residual(guess)
     counts = jnp.zeros(flat.shape[:-1], jnp.int32)
     first = State(guess, missing, jnp.where(jnp.isfinite(now), now, jnp.inf), jnp.ones_like(now), counts, jnp.int32(0))
+    first = match_varying(first, params, inputs)
     last = jax.lax.while_loop(is_needed, body, first)
     return last.carries, NewtonReport(last.iterations, last.residual, last.residual <= tolerance)
 

@@ -154,10 +154,10 @@ def _tangent(
         kind = "diagonal" if choice.evaluator == "associative" else None
         if choice.evaluator == "newton":
             kind = jacobian_kind(plan.cell, params, dcarry, inputs)
-        if kind == "diagonal":
-            return solve(step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
-        if kind == "dense":
-            return solve_dense(plan.cell, step, slope, dcarry, xs, reset=inputs.reset, reverse=reverse)
+        if kind in ("diagonal", "dense"):
+            by = solve if kind == "diagonal" else partial(solve_dense, plan.cell)
+            all_at_once = partial(by, step, slope, reset=inputs.reset, reverse=reverse)
+            return jax.checkpoint(all_at_once, prevent_cse=False)(dcarry, xs)  # so that no Jacobians are kept
         return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
 
     with jax.named_scope("linear_scan"):

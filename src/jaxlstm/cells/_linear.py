@@ -3,7 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
+from jaxlstm import _checks
 from jaxlstm._cell import C, Cell, P
 
 
@@ -16,7 +19,10 @@ class LinearCell(Cell[P, C]):
     """
 
     def coefficients(self, params: P, zx: Any) -> tuple[C, C]:
-        """``(a, b)`` of a step, or of all steps at once, from the input's share zx; each is a carry."""
+        """``(a, b)`` of a step, or of all steps at once, from the input's share zx.
+
+        Each has the structure of the carry, and shapes that broadcast to the carry's: one a for all sequences will do.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(params, zx)")
 
     def recur(self, params: P, carry: C) -> None:
@@ -29,5 +35,22 @@ class LinearCell(Cell[P, C]):
 
     def transition(self, params: P, z: Any, carry: C) -> C:
         """carry_t = a_t * carry_{t-1} + b_t."""
-        a, b = self.coefficients(params, z)
+        name = f"what {type(self).__name__}.coefficients returns"
+        both = self.coefficients(params, z)
+        _checks.check_tuple(name, both, 2, "a, b")
+        a, b = (_broadcast(f"{name}, [{index}]", one, carry) for index, one in enumerate(both))
         return jax.tree.map(lambda a, old, b: a * old + b, a, carry, b)
+
+
+def _broadcast(name: str, coefficient: C, carry: C) -> C:
+    """A coefficient with the shapes of the carry."""
+    if jax.tree.structure(coefficient) != jax.tree.structure(carry):
+        _checks.reject(name, f"a {type(carry).__name__}, as the carry", _checks.describe(coefficient), TypeError)
+
+    def leaf(given: Any, old: Array) -> Array:
+        ends = zip(reversed(jnp.shape(given)), reversed(old.shape), strict=False)
+        if jnp.ndim(given) > old.ndim or not all(size in (1, of_carry) for size, of_carry in ends):
+            _checks.reject(name, f"a shape that broadcasts to the carry's, {old.shape}", jnp.shape(given))
+        return jnp.broadcast_to(given, old.shape)
+
+    return jax.tree.map(leaf, coefficient, carry)
