@@ -89,7 +89,7 @@ def tpu_table() -> str:
                 step, shapes = training_step(jl.Layer(make(size[3])), size[:3], jnp.float32, False, unroll=unroll)
                 shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
                 text = jax.jit(step).lower(*shapes).compile().as_text()
-                rows[-1] += [f"{cycles / (8 if unroll is None else 1):.0f}" for cycles in estimated_cycles(text)]
+                rows[-1] += [f"{cycles / (16 if unroll is None else 1):.0f}" for cycles in estimated_cycles(text)]
     head = ["TPU v5e", *["forward", "backward"] * 2]
     return (
         "Cycles a time step in the loops, by XLA's estimate, in float32; such estimates order programs and predict no "
