@@ -48,15 +48,14 @@ def test_the_reference_names_what_is_public(module):
     assert sorted(names) == sorted(parts.__all__)
 
 
+BASES = (jl.Cell, jl.CellWrapper, jl.LinearCell)
+
+
 def test_every_cell_has_a_page():
     pages = [path.read_text() for name, path in sources().items() if name.startswith("cells/")]
     for name in jl.__all__:
         part = getattr(jl, name)
-        if (
-            isinstance(part, type)
-            and issubclass(part, jl.Cell)
-            and part not in (jl.Cell, jl.CellWrapper, jl.LinearCell)
-        ):
+        if isinstance(part, type) and issubclass(part, jl.Cell) and part not in BASES:
             assert any(f"\n\n{{any}}`jaxlstm.{name}` " in page for page in pages), name  # its first words
             assert name in (DOCS / "which_cell.md").read_text()
 

@@ -48,5 +48,9 @@ def cast(tree: Any, dtype: DTypeLike) -> Any:
 
 
 def cast_like(tree: Any, like: Any) -> Any:
-    """Every leaf in the dtype of its counterpart."""
-    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+    """Every leaf in the dtype of its counterpart, unless that is float0, the tangent of an integer."""
+
+    def leaf(leaf: Any, other: Any) -> Any:
+        return leaf if other.dtype == jax.dtypes.float0 else leaf.astype(other.dtype)
+
+    return jax.tree.map(leaf, tree, like)
