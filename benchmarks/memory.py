@@ -70,8 +70,9 @@ class Outcome(NamedTuple):
 def main() -> None:
     """Train what the arguments ask for, and report it."""
     args = arguments()
-    report: dict[str, Any] = {**common.environment(), "rows": {}}
-    began = time.perf_counter()
+    report: dict[str, Any] = {**common.environment(), "rows": {}, "minutes": 0.0}
+    if args.json and args.json.exists():
+        report = json.loads(args.json.read_text())
     for name in args.rows:
         row = ROWS[name]
         recipe = replace(TASKS[row.task].recipe, **row.changes)
@@ -82,18 +83,22 @@ def main() -> None:
             recipe = replace(recipe, file=str(args.jsb))
         if args.steps:
             recipe = replace(recipe, steps=min(args.steps, recipe.steps))
-        outcomes = {}
+        outcomes = report["rows"].setdefault(name, {"recipe": vars(recipe), "outcomes": {}})["outcomes"]
         for cell in args.cells or row.cells:
-            outcomes[cell] = run(recipe, row.criterion, CELLS[cell](recipe), args.seeds or row.seeds)
-            common.note(f"{name}, {cell}: {outcomes[cell]}")
-        report["rows"][name] = {"recipe": vars(recipe), "outcomes": {c: o._asdict() for c, o in outcomes.items()}}
-    report["minutes"] = (time.perf_counter() - began) / 60
+            if cell in outcomes:
+                continue
+            own = replace(recipe, **row.own.get(cell, {}))
+            problem = TASKS[row.task].problem(own)
+            outcome = run(problem, own, row.criterion, CELLS[cell](own), args.seeds or row.seeds)
+            common.note(f"{name}, {cell}: {outcome}")
+            outcomes[cell] = outcome._asdict()
+            report["minutes"] += outcome.seconds / 60
+            if args.json:
+                args.json.write_text(json.dumps(report, indent=1) + "\n")
     text = markdown(report)
     print(text)
     if args.into:
         common.write_section(args.into, "memory", text)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -104,15 +109,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="models of each cell (the row's own number)")
     parser.add_argument("--steps", type=int, help="train no longer than this, for a quick look")
     parser.add_argument("--jsb", type=Path, metavar="FILE", help="JSB_Chorales.mat; without it that row is left out")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all, cell by cell; cells that it holds are not run again")
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
     return parser.parse_args()
 
 
-def run(recipe: Recipe, criterion: Criterion | None, cell: jl.Cell, seeds: int) -> Outcome:
+def run(problem: Problem, recipe: Recipe, criterion: Criterion | None, cell: jl.Cell, seeds: int) -> Outcome:
     """Train one cell from all seeds at once, until all have solved the task or the recipe's steps are over."""
     began = time.perf_counter()
-    problem = TASKS[recipe.task].problem(recipe)
     network = problem.network(cell)
     optimizer = clipped_adam(recipe.learning_rate, recipe.steps)
 

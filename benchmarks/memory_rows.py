@@ -20,6 +20,8 @@ class Criterion(NamedTuple):
 class Row(NamedTuple):
     """One row: `changes` go into the task's recipe; no criterion means that the test figure counts, in `unit`.
 
+    `own`: further changes for single cells, chosen by `choose.py`.
+
     Published is a number of sequences, or the test figures of kinds of cells, "" for any.
     """
 
@@ -29,6 +31,7 @@ class Row(NamedTuple):
     criterion: Criterion | None = None
     unit: str = ""
     changes: dict[str, Any] = {}  # noqa: RUF012
+    own: dict[str, dict[str, Any]] = {}  # noqa: RUF012
     cells: tuple[str, ...] = EVERY
     seeds: int = 5
 
