@@ -1,8 +1,8 @@
 """What each cell can remember: the tasks of `jaxlstm.tasks`, published results beside ours.
 
 For tasks with a criterion of their own (Hochreiter & Schmidhuber 1997): how many training sequences a cell needs until
-it meets it, and how many of the seeds get there within the row's budget. For the others: the test figure. All cells of
-a row have one recipe, and all seeds are trained at once under vmap. Prints Markdown.
+it meets it, and how many of the seeds get there within the row's budget. For the others: the test figure. Cells of a
+row have one recipe, or one each that `choose.py` chose. All seeds are trained at once under vmap. Prints Markdown.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxlstm.tasks import TASKS, Problem, Recipe
 from jaxlstm.tasks._model import init_model
 from jaxlstm.tasks._optimizers import clipped_adam
 from jaxlstm.training import init_state, make_train_step
-from memory_rows import ROWS, Criterion, Row
+from memory_rows import COUNTED, MISSED, ROWS, Criterion, Row
 
 CHUNK = 50  # steps between two looks at what has been solved
 
@@ -109,7 +109,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="models of each cell (the row's own number)")
     parser.add_argument("--steps", type=int, help="train no longer than this, for a quick look")
     parser.add_argument("--jsb", type=Path, metavar="FILE", help="JSB_Chorales.mat; without it that row is left out")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all, cell by cell; cells that it holds are not run again")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="write every cell when it is done; run none that is in it"
+    )
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
     return parser.parse_args()
 
@@ -185,13 +187,9 @@ def markdown(report: dict[str, Any]) -> str:
     parts = [common.circumstances(report) + f"\n- {report['minutes']:.0f} minutes in all"]
     if criteria:
         parts += [
-            "Training sequences until the task's criterion is met: the median of the seeds that met it, and how many "
-            "did; `> n`: none within n. *missed*: more than published; *open*: fewer were tried than published. "
-            "Published: Hochreiter & Schmidhuber 1997, the LSTM without forget gate, truncated gradients, one sequence "
-            "at a time. Here: Adam with clipping and a falling rate, full gradients, batches. Sizes: see below. "
-            "Chrono biases, which `jaxlstm train` has too, are made for the length of the task. sLSTM and mLSTM have 4 "
-            "heads. One layer of LRU is linear in time and in its inputs, and minGRU and minLSTM in time.",
+            COUNTED,
             common.table(["", "published", *cells], criteria),
+            MISSED,
         ]
     if figures:
         parts += [
@@ -243,9 +241,15 @@ def _verdict(row: Row, cell: str, figures: list[float]) -> str:
 def _setting(row: Row, result: dict[str, Any]) -> str:
     recipe = result["recipe"]
     shown = ("hidden_size", "layers", "dropout", "batch_size", "learning_rate", "steps", "length")
-    settings = ", ".join(f"{name.replace('_', ' ')} {recipe[name]}" for name in shown if recipe[name] is not None)
+    settings = [listed({name: recipe[name] for name in shown if recipe[name] is not None})]
+    settings += [f"{cell}: {listed(own)}" for cell, own in row.own.items() if cell in result["outcomes"]]
     seconds = sum(outcome["seconds"] for outcome in result["outcomes"].values())
-    return f"{settings}; {seconds:.0f} s. {row.note}"
+    return f"{'; '.join(settings)}; {seconds:.0f} s. {row.note}"
+
+
+def listed(options: dict[str, Any]) -> str:
+    """Options of a recipe in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
 
 
 if __name__ == "__main__":
