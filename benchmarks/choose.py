@@ -18,7 +18,7 @@ import jax
 
 import common
 from jaxlstm.tasks import TASKS, Problem, Recipe
-from memory import CELLS, listed, run
+from memory import CELLS, run
 from memory_rows import ROWS
 
 RATES = (1e-2, 3e-3, 1e-3)
@@ -109,7 +109,7 @@ def markdown(done: dict[str, Any]) -> str:
                 figure = cells[cell][number]["figure"] if number < len(cells[cell]) else None
                 bold = "**" if figure == best[cell] else ""
                 shown.append("" if figure is None else f"{bold}{figure:.4f}{bold}")
-            lines.append([listed(trial), *shown])
+            lines.append([common.listed(trial), *shown])
         parts.append(common.table([f"{name} ({ROWS[name].unit}, validation)", *best], lines))
     return "\n\n".join(parts)
 

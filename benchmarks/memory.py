@@ -109,9 +109,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="models of each cell (the row's own number)")
     parser.add_argument("--steps", type=int, help="train no longer than this, for a quick look")
     parser.add_argument("--jsb", type=Path, metavar="FILE", help="JSB_Chorales.mat; without it that row is left out")
-    parser.add_argument(
-        "--json", type=Path, metavar="OUT", help="write every cell when it is done; run none that is in it"
-    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write each cell at once, and run none that is there")
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
     return parser.parse_args()
 
@@ -241,15 +239,10 @@ def _verdict(row: Row, cell: str, figures: list[float]) -> str:
 def _setting(row: Row, result: dict[str, Any]) -> str:
     recipe = result["recipe"]
     shown = ("hidden_size", "layers", "dropout", "batch_size", "learning_rate", "steps", "length")
-    settings = [listed({name: recipe[name] for name in shown if recipe[name] is not None})]
-    settings += [f"{cell}: {listed(own)}" for cell, own in row.own.items() if cell in result["outcomes"]]
+    settings = [common.listed({name: recipe[name] for name in shown if recipe[name] is not None})]
+    settings += [f"{cell}: {common.listed(own)}" for cell, own in row.own.items() if cell in result["outcomes"]]
     seconds = sum(outcome["seconds"] for outcome in result["outcomes"].values())
     return f"{'; '.join(settings)}; {seconds:.0f} s. {row.note}"
-
-
-def listed(options: dict[str, Any]) -> str:
-    """Options of a recipe in words."""
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
 
 
 if __name__ == "__main__":
