@@ -26,6 +26,8 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "jsb": [
         *({"hidden_size": 300, "dropout": 0.7, "learning_rate": rate} for rate in RATES),
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3},
+        {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2},
+        {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3, "steps": 1600},
     ],
     "copying": [{"learning_rate": rate} for rate in RATES],
 }
@@ -66,7 +68,7 @@ def arguments() -> argparse.Namespace:
 def validated(name: str, cell: str, trial: dict[str, Any], jsb: Path) -> float:
     """The validation figure of one trial."""
     row = ROWS[name]
-    recipe = replace(TASKS[row.task].recipe, **row.changes, **trial)
+    recipe = replace(TASKS[row.task].recipe, **{**row.changes, **trial})
     with validation_problem(recipe, jsb) as problem:
         return run(problem, recipe, None, CELLS[cell](recipe), SEEDS).figures[0]
 
