@@ -28,6 +28,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3},
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2},
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3, "steps": 1600},
+        {"hidden_size": 300, "dropout": 0.7, "learning_rate": 1e-2, "steps": 1600},
     ],
     "copying": [{"learning_rate": rate} for rate in RATES],
 }
@@ -42,10 +43,12 @@ def main() -> None:
     began = time.perf_counter()
     for name in args.rows:
         for cell in args.cells:
-            results = done.setdefault("rows", {}).setdefault(name, {}).setdefault(cell, [])
-            for trial in TRIALS[name][len(results) :]:
-                results.append({**trial, "figure": validated(name, cell, trial, args.jsb)})
-                common.note(f"{name}, {cell}: {results[-1]}")
+            figures = done.setdefault("rows", {}).setdefault(name, {}).setdefault(cell, {})
+            for trial in TRIALS[name]:
+                if common.listed(trial) in figures:
+                    continue
+                figures[common.listed(trial)] = validated(name, cell, trial, args.jsb)
+                common.note(f"{name}, {cell}, {common.listed(trial)}: {figures[common.listed(trial)]}")
                 args.json.write_text(json.dumps(done, indent=1) + "\n")
     common.note(f"{(time.perf_counter() - began) / 60:.0f} minutes")
     text = markdown(done)
@@ -103,17 +106,17 @@ def markdown(done: dict[str, Any]) -> str:
     """A table of each row's trials, the best of each cell in bold."""
     parts = [common.circumstances(done)]
     for name, cells in done["rows"].items():
-        best = {cell: min(result["figure"] for result in results) for cell, results in cells.items() if results}
+        best = {cell: min(figures.values()) for cell, figures in cells.items() if figures}
         lines = []
-        for number, trial in enumerate(TRIALS[name]):
-            shown = []
-            for cell in best:
-                figure = cells[cell][number]["figure"] if number < len(cells[cell]) else None
-                bold = "**" if figure == best[cell] else ""
-                shown.append("" if figure is None else f"{bold}{figure:.4f}{bold}")
-            lines.append([common.listed(trial), *shown])
+        for trial in map(common.listed, TRIALS[name]):
+            figures = [(cells[cell].get(trial), best[cell]) for cell in best]
+            lines.append([trial, *(_shown(*both) for both in figures)])
         parts.append(common.table([f"{name} ({ROWS[name].unit}, validation)", *best], lines))
     return "\n\n".join(parts)
+
+
+def _shown(figure: float | None, best: float) -> str:
+    return "" if figure is None else f"**{figure:.4f}**" if figure == best else f"{figure:.4f}"
 
 
 if __name__ == "__main__":

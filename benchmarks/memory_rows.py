@@ -127,7 +127,7 @@ ROWS = {
         "validate; the recent cells have the LSTM's.",
         unit="nats a frame",
         own={
-            "RNN": {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3},
+            "RNN": {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2},
             "GRU": {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3},
         },
         cells=PLAIN,
