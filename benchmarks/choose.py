@@ -1,20 +1,17 @@
 """Choose a recipe for each cell in a row of `memory.py`: the same trials for every cell, compared on validation data.
 
-The chorales have a validation set. Copying is validated on fresh sequences. The test sets are not looked at. Trials
-that --json already holds are not run again. Prints Markdown.
+So far for the chorales. Their test set is not looked at. Trials that --json already holds are not run again. Prints
+Markdown.
 """
 
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import jax
 
 import common
 from jaxlstm.tasks import TASKS, Problem, Recipe
@@ -28,11 +25,8 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3},
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2},
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3, "steps": 1600},
-        {"hidden_size": 300, "dropout": 0.7, "learning_rate": 1e-2, "steps": 1600},
     ],
-    "copying": [{"learning_rate": rate} for rate in RATES],
 }
-BATCHES = 32  # of fresh sequences, to validate copying
 SEEDS = 1
 
 
@@ -40,7 +34,6 @@ def main() -> None:
     """Run the trials of each cell, and say which was best."""
     args = arguments()
     done: dict[str, Any] = json.loads(args.json.read_text()) if args.json.exists() else common.environment()
-    began = time.perf_counter()
     for name in args.rows:
         for cell in args.cells:
             figures = done.setdefault("rows", {}).setdefault(name, {}).setdefault(cell, {})
@@ -50,7 +43,6 @@ def main() -> None:
                 figures[common.listed(trial)] = validated(name, cell, trial, args.jsb)
                 common.note(f"{name}, {cell}, {common.listed(trial)}: {figures[common.listed(trial)]}")
                 args.json.write_text(json.dumps(done, indent=1) + "\n")
-    common.note(f"{(time.perf_counter() - began) / 60:.0f} minutes")
     text = markdown(done)
     print(text)
     if args.into:
@@ -78,10 +70,7 @@ def validated(name: str, cell: str, trial: dict[str, Any], jsb: Path) -> float:
 
 @contextmanager
 def validation_problem(recipe: Recipe, jsb: Path) -> Iterator[Problem]:
-    """The problem of a recipe, with validation data where the test set is."""
-    if recipe.file is None:
-        yield on_fresh_sequences(TASKS[recipe.task].problem(recipe))
-        return
+    """The problem of a recipe for the chorales, with those to validate in place of those to test."""
     from scipy.io import loadmat, savemat
 
     data = loadmat(jsb, variable_names=["traindata", "validdata"])
@@ -90,16 +79,6 @@ def validation_problem(recipe: Recipe, jsb: Path) -> Iterator[Problem]:
         parts = {"traindata": data["traindata"], "validdata": data["validdata"], "testdata": data["validdata"]}
         savemat(file, parts)
         yield TASKS[recipe.task].problem(replace(recipe, file=str(file)))
-
-
-def on_fresh_sequences(problem: Problem) -> Problem:
-    """A problem that draws its own sequences, measured by its loss on new ones."""
-    keys = jax.random.split(jax.random.key(1), BATCHES)
-
-    def predict(network: Any, params: Any) -> jax.Array:
-        return jax.lax.map(lambda key: problem.loss(network, params, None, key)[0], keys).mean()
-
-    return replace(problem, predict=predict, score=float)
 
 
 def markdown(done: dict[str, Any]) -> str:
