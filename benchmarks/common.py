@@ -118,6 +118,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def listed(options: dict[str, Any]) -> str:
+    """Options of a recipe in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
+
+
 def write_section(path: Path, name: str, text: str) -> None:
     """Put `text` into a Markdown file, in place of what a run before put under the same name, or at the end."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"

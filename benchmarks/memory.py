@@ -1,8 +1,8 @@
 """What each cell can remember: the tasks of `jaxlstm.tasks`, published results beside ours.
 
 For tasks with a criterion of their own (Hochreiter & Schmidhuber 1997): how many training sequences a cell needs until
-it meets it, and how many of the seeds get there within the row's budget. For the others: the test figure. All cells of
-a row have one recipe, and all seeds are trained at once under vmap. Prints Markdown.
+it meets it, and how many of the seeds get there within the row's budget. For the others: the test figure. Cells of a
+row have one recipe, or one each that `choose.py` chose. All seeds are trained at once under vmap. Prints Markdown.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxlstm.tasks import TASKS, Problem, Recipe
 from jaxlstm.tasks._model import init_model
 from jaxlstm.tasks._optimizers import clipped_adam
 from jaxlstm.training import init_state, make_train_step
-from memory_rows import ROWS, Criterion, Row
+from memory_rows import COUNTED, MISSED, ROWS, Criterion, Row
 
 CHUNK = 50  # steps between two looks at what has been solved
 
@@ -70,8 +70,9 @@ class Outcome(NamedTuple):
 def main() -> None:
     """Train what the arguments ask for, and report it."""
     args = arguments()
-    report: dict[str, Any] = {**common.environment(), "rows": {}}
-    began = time.perf_counter()
+    report: dict[str, Any] = {**common.environment(), "rows": {}, "minutes": 0.0}
+    if args.json and args.json.exists():
+        report = json.loads(args.json.read_text())
     for name in args.rows:
         row = ROWS[name]
         recipe = replace(TASKS[row.task].recipe, **row.changes)
@@ -82,18 +83,22 @@ def main() -> None:
             recipe = replace(recipe, file=str(args.jsb))
         if args.steps:
             recipe = replace(recipe, steps=min(args.steps, recipe.steps))
-        outcomes = {}
+        outcomes = report["rows"].setdefault(name, {"recipe": vars(recipe), "outcomes": {}})["outcomes"]
         for cell in args.cells or row.cells:
-            outcomes[cell] = run(recipe, row.criterion, CELLS[cell](recipe), args.seeds or row.seeds)
-            common.note(f"{name}, {cell}: {outcomes[cell]}")
-        report["rows"][name] = {"recipe": vars(recipe), "outcomes": {c: o._asdict() for c, o in outcomes.items()}}
-    report["minutes"] = (time.perf_counter() - began) / 60
+            if cell in outcomes:
+                continue
+            own = replace(recipe, **row.own.get(cell, {}))
+            problem = TASKS[row.task].problem(own)
+            outcome = run(problem, own, row.criterion, CELLS[cell](own), args.seeds or row.seeds)
+            common.note(f"{name}, {cell}: {outcome}")
+            outcomes[cell] = outcome._asdict()
+            report["minutes"] += outcome.seconds / 60
+            if args.json:
+                args.json.write_text(json.dumps(report, indent=1) + "\n")
     text = markdown(report)
     print(text)
     if args.into:
         common.write_section(args.into, "memory", text)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -104,15 +109,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="models of each cell (the row's own number)")
     parser.add_argument("--steps", type=int, help="train no longer than this, for a quick look")
     parser.add_argument("--jsb", type=Path, metavar="FILE", help="JSB_Chorales.mat; without it that row is left out")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write each cell at once, and run none that is there")
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
     return parser.parse_args()
 
 
-def run(recipe: Recipe, criterion: Criterion | None, cell: jl.Cell, seeds: int) -> Outcome:
+def run(problem: Problem, recipe: Recipe, criterion: Criterion | None, cell: jl.Cell, seeds: int) -> Outcome:
     """Train one cell from all seeds at once, until all have solved the task or the recipe's steps are over."""
     began = time.perf_counter()
-    problem = TASKS[recipe.task].problem(recipe)
     network = problem.network(cell)
     optimizer = clipped_adam(recipe.learning_rate, recipe.steps)
 
@@ -181,13 +185,9 @@ def markdown(report: dict[str, Any]) -> str:
     parts = [common.circumstances(report) + f"\n- {report['minutes']:.0f} minutes in all"]
     if criteria:
         parts += [
-            "Training sequences until the task's criterion is met: the median of the seeds that met it, and how many "
-            "did; `> n`: none within n. *missed*: more than published; *open*: fewer were tried than published. "
-            "Published: Hochreiter & Schmidhuber 1997, the LSTM without forget gate, truncated gradients, one sequence "
-            "at a time. Here: Adam with clipping and a falling rate, full gradients, batches. Sizes: see below. "
-            "Chrono biases, which `jaxlstm train` has too, are made for the length of the task. sLSTM and mLSTM have 4 "
-            "heads. One layer of LRU is linear in time and in its inputs, and minGRU and minLSTM in time.",
+            COUNTED,
             common.table(["", "published", *cells], criteria),
+            MISSED,
         ]
     if figures:
         parts += [
@@ -239,9 +239,10 @@ def _verdict(row: Row, cell: str, figures: list[float]) -> str:
 def _setting(row: Row, result: dict[str, Any]) -> str:
     recipe = result["recipe"]
     shown = ("hidden_size", "layers", "dropout", "batch_size", "learning_rate", "steps", "length")
-    settings = ", ".join(f"{name.replace('_', ' ')} {recipe[name]}" for name in shown if recipe[name] is not None)
+    settings = [common.listed({name: recipe[name] for name in shown if recipe[name] is not None})]
+    settings += [f"{cell}: {common.listed(own)}" for cell, own in row.own.items() if cell in result["outcomes"]]
     seconds = sum(outcome["seconds"] for outcome in result["outcomes"].values())
-    return f"{settings}; {seconds:.0f} s. {row.note}"
+    return f"{'; '.join(settings)}; {seconds:.0f} s. {row.note}"
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ class GRUCell(Cell[GRUParams, RNNCarry]):
       bias: whether there are biases.
       w_ih_init: initialiser of w_ih, called for each gate with shape (I, H).
       w_hh_init: initialiser of w_hh, called for each gate with shape (H, H).
-      b_init: initialiser of b, called with shape (3, H), such as `chrono`. b_hn starts at zero.
+      b_init: initialiser of b, called with shape (3, H). Zeros, the default, forget within a few steps; for lags of 50
+        or more, give ``jl.chrono(longest)``. b_hn starts at zero.
 
     Raises:
       ValueError, TypeError: if an option has no meaning; the message names it.

@@ -50,14 +50,14 @@ class LSTMCell(Cell[LSTMParams, LSTMCarry]):
     Args:
       hidden_size: H, the features of h and of c.
       forget_bias: the initial b of the forget gate; the others start at 0 (Jozefowicz et al. 2015). It is part of the
-        params and never added again.
+        params and never added again. A bias of 1 forgets within a few steps; for lags of 50 or more, see `chrono`.
       gate_fn: sigma above, for i, f and o.
       activation_fn: tanh above, for g and for the c in h.
       bias: whether there is a b.
       w_ih_init: initialiser of w_ih, called for each gate with shape (I, H).
       w_hh_init: initialiser of w_hh, called for each gate with shape (H, H).
-      b_init: initialiser of b, called with shape (4, H), such as `chrono`. It replaces `forget_bias`, so giving both is
-        an error.
+      b_init: initialiser of b, called with shape (4, H), such as ``jl.chrono(100)``. It replaces `forget_bias`, so
+        giving both is an error.
 
     Raises:
       ValueError, TypeError: if an option has no meaning; the message names it.

@@ -74,7 +74,7 @@ class LSTMVariantCell(Cell[LSTMVariantParams, LSTMCarry]):
       layer_norm: whether to normalise both shares of z, each over all gates, and c (Ba et al. 2016, equations 20-22).
       clip: a bound on the input of each gate's sigma and of g's tanh, peepholes included, as in ONNX. c is not clipped.
       forget_bias: the initial b of the forget gate; the others start at 0. With `coupled`, i starts at its opposite,
-        since 1 - sigma(z) = sigma(-z).
+        since 1 - sigma(z) = sigma(-z). For lags of 50 steps or more, see `chrono`.
       gate_fn: sigma above, for i, f and o.
       activation_fn: tanh above, for g and for the c in h.
       bias: whether there is a b.

@@ -49,7 +49,8 @@ class LSTM(_Uniform):
       recurrent_dropout: the same for the h that the recurrence sees, one mask a sequence (Gal & Ghahramani 2016).
       initial_carry: "zeros", or "learned": a param of each layer, from zeros.
       projection: the features of h if it is a projection of the cell's output (Sak et al. 2014), as torch's proj_size.
-      forget_bias: what the forget gate's bias starts from.
+      forget_bias: what the forget gate's bias starts from. For lags of 50 steps or more, `Recurrent` takes
+        ``jl.LSTMCell(features, b_init=jl.chrono(longest))``.
       dtype: of the computation, of ys and of h; None means what inputs and params promote to. Gates and the cell state
         are computed in at least float32, and c is that.
       param_dtype: of the params.
