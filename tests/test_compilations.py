@@ -59,6 +59,12 @@ FORWARD = {
     "min_activation": (jl.min_activation, CARRY.c),
     "lstm_transition": (lambda c: jl.lstm_transition(GATES, c), CARRY.c),
 }
+EVALUATED = {"associative": jl.MinGRUCell(H), "chunkwise": jl.MLSTMCell(H), "newton": jl.RNNCell(H)}
+for _name, _cell in EVALUATED.items():
+    FORWARD[f"unroll {_name}"] = (
+        lambda p, cell=_cell, name=_name: jl.unroll(cell, p, XS, **OPTIONS, evaluator=name),
+        _cell.init(KEY, I, dtype=jnp.float64),
+    )
 CELLS = (
     *(jl.GRUCell(H), jl.GRUCell(H, reset_after=False), jl.RNNCell(H), jl.MGUCell(H), jl.LearnedCarry(CELL)),
     jl.LSTMVariantCell(H, peephole=True, layer_norm=True, projection_size=2),
@@ -67,7 +73,11 @@ CELLS = (
 )
 for _cell in CELLS:
     FORWARD[repr(_cell)] = (lambda p, cell=_cell: jl.unroll(cell, p, XS), _cell.init(KEY, I, dtype=jnp.float64))
-QUICK = FORWARD.keys() - {repr(cell) for cell in CELLS if not isinstance(cell, jl.LSTMVariantCell | jl.MLSTMCell)}
+QUICK = (
+    FORWARD.keys()
+    - {"unroll chunkwise", "unroll newton"}
+    - {repr(cell) for cell in CELLS if not isinstance(cell, jl.LSTMVariantCell | jl.MLSTMCell)}
+)
 OTHERS = {
     "init": lambda: [net.init(KEY, I) for net in (CELL, STACK, BOTH, jl.LearnedCarry(CELL), jl.LSTMVariantCell(H))],
     "init_carry": lambda: [CELL.init_carry(PARAMS, (B,)), STACK.init_carry(STACK_PARAMS), BOTH.init_carry(BOTH_PARAMS)],
@@ -85,6 +95,8 @@ OTHERS = {
     "step_jacobians": lambda: jl.inspect.step_jacobians(CELL, PARAMS, XS, **OPTIONS),
     "singular values": lambda: jl.inspect.largest_singular_values(jnp.ones((T, H, H))),
     "lyapunov_exponents": lambda: jl.inspect.lyapunov_exponents(CELL, PARAMS, XS),
+    "newton_report": lambda: jl.inspect.newton_report(jl.RNNCell(H), BOTH_PARAMS[1], XS, **OPTIONS),
+    "newton_converges": lambda: jl.inspect.newton_converges(-jnp.ones((B, H))),
     "fixed_points": lambda: jl.inspect.fixed_points(CELL, PARAMS, XS[0, 0], CARRY, steps=3, tolerance=9.0),
     "saturation": lambda: jl.inspect.saturation(FORGET, lengths=OPTIONS["lengths"]),
     "half_life": lambda: jl.inspect.half_life(FORGET),
