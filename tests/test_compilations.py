@@ -73,11 +73,10 @@ CELLS = (
 )
 for _cell in CELLS:
     FORWARD[repr(_cell)] = (lambda p, cell=_cell: jl.unroll(cell, p, XS), _cell.init(KEY, I, dtype=jnp.float64))
-QUICK = (
-    FORWARD.keys()
-    - {"unroll chunkwise", "unroll newton"}
-    - {repr(cell) for cell in CELLS if not isinstance(cell, jl.LSTMVariantCell | jl.MLSTMCell)}
-)
+COSTLY = {"unroll chunkwise", "unroll newton"} | {
+    repr(cell) for cell in CELLS if not isinstance(cell, jl.LSTMVariantCell | jl.MLSTMCell)
+}
+QUICK = FORWARD.keys() - COSTLY
 OTHERS = {
     "init": lambda: [net.init(KEY, I) for net in (CELL, STACK, BOTH, jl.LearnedCarry(CELL), jl.LSTMVariantCell(H))],
     "init_carry": lambda: [CELL.init_carry(PARAMS, (B,)), STACK.init_carry(STACK_PARAMS), BOTH.init_carry(BOTH_PARAMS)],
