@@ -183,7 +183,7 @@ UNREAD = {  # what comes from the run, from operators that are not evaluated, or
     ),
     "a graph": ([op("Identity", "w", odd=helper.make_graph([], "g", [], []))], "'odd' is a graph or a tensor in"),
     "a sparse constant": ([helper.make_node("Constant", [], ["W"], sparse_value=SPARSE)], "model: Constant 'W': "),
-    "a string": ([op("Constant", "", value_string="x")], "model: Constant 'W': expected numbers"),
+    "a string": ([op("Constant", "", value_string="x")], "model: Constant 'W': expected an array of numbers"),
 }  # fmt: skip
 
 
