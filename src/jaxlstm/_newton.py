@@ -137,14 +137,13 @@ def _trajectory_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangent
     _, changes = jax.jvp(partial(all_steps, flat), primals, tangents)
     step, flat_first = flat_step(cell, *primals)
 
-    def linear_step(direction: Array, now: tuple[Array, Inputs, Array]) -> tuple[Array, Array]:
-        before, inputs, change = now
-        _, after = jax.jvp(lambda before: step(before, inputs), (before,), (direction,))
-        return after + change, after + change
-
     def slope(direction: Array, now: tuple[Array, Inputs, Array]) -> Array:
         before, inputs, _ = now
         return jax.jvp(lambda before: step(before, inputs), (before,), (direction,))[1]
+
+    def linear_step(direction: Array, now: tuple[Array, Inputs, Array]) -> tuple[Array, Array]:
+        after = slope(direction, now) + now[-1]
+        return after, after
 
     sequences = carries_before(flat_first, flat, reverse), inputs, changes
     start = jnp.zeros_like(flat_first)

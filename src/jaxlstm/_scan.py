@@ -135,8 +135,7 @@ def _with_outputs(before: Carry, leaf: int | None, first: Carry, ys: Output, rev
     if leaf is None:
         return before
     first_leaves, structure = jax.tree.flatten(first)
-    start = first_leaves[leaf][None]
     (outputs,) = jax.tree.leaves(ys)
-    moved = jnp.concatenate([outputs[1:], start] if reverse else [start, outputs[:-1]])
+    moved = carries_before(first_leaves[leaf], outputs, reverse)
     leaves = jax.tree.leaves(before)
     return jax.tree.unflatten(structure, [*leaves[:leaf], moved, *leaves[leaf:]])
