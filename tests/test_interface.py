@@ -266,6 +266,7 @@ ORDER = [
     "_wavefront",
     "_directions",
     "_associative",
+    "_flat",
     "_flat_steps",
     "_newton",
     "_scan",

@@ -1,7 +1,5 @@
 """The steps of a cell on flat carries, one array ``[*batch, N]``, and the Jacobians of all steps at once."""
 
-import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +10,8 @@ from jaxtyping import Array
 from jaxlstm._arrays import lead_shape
 from jaxlstm._associative import Slope, solve
 from jaxlstm._cell import Cell
-from jaxlstm._dtypes import at_least_float32, cast
+from jaxlstm._dtypes import at_least_float32, cast, cast_like
+from jaxlstm._flat import flatten, size_of, unflatten
 from jaxlstm._step import Carry, Inputs, Params, masked_step
 
 DENSE = 128  # features of a carry, up to which Jacobians are matrices; beyond, their diagonals
@@ -32,7 +31,7 @@ def flat_step(
     params, initial, carry = cast((params, initial, carry), wide)
 
     def step(flat: Array, inputs: Inputs) -> Array:
-        after, *_ = masked_step(cell, params, initial, unflatten(flat, carry), cast(inputs, wide))
+        after, *_ = masked_step(cell, params, initial, unflatten_like(flat, carry, batch_axes), cast(inputs, wide))
         return flatten(after, batch_axes)
 
     return step, flatten(carry, batch_axes)
@@ -50,23 +49,21 @@ def solve_dense(
     batch_axes = batch_axes_of(cell, sequences[0])
 
     def step_of_flat(flat: Array, now: Any) -> tuple[Array, Any]:
-        after, outputs = step(unflatten(flat, carry), now)
+        after, outputs = step(unflatten_like(flat, carry, batch_axes), now)
         return flatten(after, batch_axes), outputs
 
     def slope_of_flat(flat: Array, now: Any) -> Array:
-        return flatten(slope(unflatten(flat, carry), now), batch_axes)
+        return flatten(slope(unflatten_like(flat, carry, batch_axes), now), batch_axes)
 
     after, outputs = solve(step_of_flat, slope_of_flat, flatten(carry, batch_axes), sequences, dense=True, **options)
-    return unflatten(after, carry), outputs
+    return unflatten_like(after, carry, batch_axes), outputs
 
 
 def jacobian_kind(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> str:
     """How a step's Jacobian is handled: "diagonal", which it is; "dense", as a matrix; or "large", for its diagonal."""
     if _is_elementwise(cell, params, carry, inputs):
         return "diagonal"
-    batch_axes = batch_axes_of(cell, inputs)
-    features = sum(math.prod(leaf.shape[batch_axes:]) for leaf in jax.tree.leaves(carry))
-    return "dense" if features <= DENSE else "large"
+    return "dense" if size_of(carry, batch_axes_of(cell, inputs)) <= DENSE else "large"
 
 
 def diagonals(slope: Callable[[Array, Inputs], Array], flat: Array, inputs: Inputs) -> Array:
@@ -112,18 +109,6 @@ def batch_axes_of(cell: Cell, inputs: Inputs) -> int:
     return len(lead_shape(inputs.x, cell.spatial_shape)) - 1
 
 
-def flatten(carry: Carry, batch_axes: int) -> Array:
-    """The features of each sequence's carry as one axis."""
-    leaves = jax.tree.leaves(carry)
-    features = [math.prod(leaf.shape[batch_axes:]) for leaf in leaves]
-    flat = [leaf.reshape(*leaf.shape[:batch_axes], size) for leaf, size in zip(leaves, features, strict=True)]
-    return jnp.concatenate(flat, axis=-1)
-
-
-def unflatten(flat: Array, like: Carry) -> Carry:
+def unflatten_like(flat: Array, like: Carry, batch_axes: int) -> Carry:
     """The carry that was flattened, with the shapes and dtypes of this one."""
-    leaves, structure = jax.tree.flatten(like)
-    batch = flat.shape[:-1]
-    edges = itertools.accumulate(math.prod(leaf.shape[len(batch) :]) for leaf in leaves[:-1])
-    parts = zip(jnp.split(flat, list(edges), axis=-1), leaves, strict=True)
-    return jax.tree.unflatten(structure, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts])
+    return cast_like(unflatten(flat, like, batch_axes), like)

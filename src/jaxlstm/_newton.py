@@ -25,7 +25,8 @@ from jaxlstm._arrays import select
 from jaxlstm._associative import affine_scan, carries_before, slopes
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast
-from jaxlstm._flat_steps import batch_axes_of, diagonals, flat_step, flatten, jacobian_kind, unflatten
+from jaxlstm._flat import flatten
+from jaxlstm._flat_steps import batch_axes_of, diagonals, flat_step, jacobian_kind, unflatten_like
 from jaxlstm._sharding import match_varying
 from jaxlstm._step import Carry, Inputs, Params
 
@@ -119,7 +120,7 @@ def trajectory(cell: Cell, reverse: bool, params: Params, initial: Carry, carry:
         return jax.lax.scan(body, flat, inputs, reverse=reverse)[1]
 
     found = jax.lax.cond(report.converged.all(), lambda found: found, loop, found)
-    return jax.vmap(lambda flat: unflatten(flat, carry))(found)
+    return jax.vmap(lambda flat: unflatten_like(flat, carry, batch_axes_of(cell, inputs)))(found)
 
 
 @trajectory.defjvp
@@ -153,7 +154,7 @@ def _trajectory_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangent
     else:
         a = slopes(jax.vmap(slope, in_axes=(None, 0)), flat_first, sequences, dense=kind == "dense")
         found = affine_scan(a, changes, inputs.reset, reverse)
-    return carries, jax.vmap(lambda flat: unflatten(flat, first))(found)
+    return carries, jax.vmap(lambda flat: unflatten_like(flat, first, batch_axes))(found)
 
 
 def _warn(converged: Any) -> None:

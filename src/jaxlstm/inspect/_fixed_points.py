@@ -19,9 +19,10 @@ from jaxlstm import _checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
+from jaxlstm._flat import flatten, unflatten
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
-from jaxlstm.inspect._flat import check_carries, flat_step, flatten, unflatten
+from jaxlstm.inspect._flat import check_carries, flat_step
 
 LEARNING_RATE = 0.02  # of Adam's first step; it falls to zero along half a cosine
 NEWTON_STEPS = 100  # at most
@@ -98,7 +99,7 @@ def fixed_points(
     _require_optax()
     params, x, carries = _check_arrays(cell, params, x, carries)
     like = jax.tree.map(lambda part: part[0], carries)
-    starts = jax.vmap(flatten)(carries)
+    starts = flatten(carries, 1)
     first_speeds, ends, speeds, fixed = map(np.asarray, _search(params, x, starts, like, cell=cell, steps=steps))
     if bad := int((~np.isfinite(first_speeds)).sum()):
         _checks.reject("carries", "a finite speed at each", f"NaN or infinity at {bad} of {len(starts)}")

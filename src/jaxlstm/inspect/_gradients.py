@@ -13,12 +13,12 @@ from jaxlstm import _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, compute_dtype
+from jaxlstm._flat import size_of, unflatten
 from jaxlstm._layers import Layer
 from jaxlstm._network import Network
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
 from jaxlstm._unroll import unroll, valid_steps
-from jaxlstm.inspect._flat import size_of, unflatten
 from jaxlstm.inspect._perturbed import PerturbedCell
 
 

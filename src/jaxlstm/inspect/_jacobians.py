@@ -15,9 +15,10 @@ from jaxlstm import _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
+from jaxlstm._flat import flatten, size_of
 from jaxlstm._step import Carry, Params
 from jaxlstm._unroll import valid_steps
-from jaxlstm.inspect._flat import flat_step, flatten, size_of
+from jaxlstm.inspect._flat import flat_step
 from jaxlstm.inspect._trace import trace
 
 
@@ -157,7 +158,7 @@ def _jacobians(cell: Cell, params: Params, xs: Array, before: Carry) -> Float[Ar
     """The Jacobian of one step for each of the leading axes."""
 
     def jacobian(x: Array, before: Carry) -> Array:
-        return jax.jacfwd(flat_step(cell, params, x, before))(flatten(before))
+        return jax.jacfwd(flat_step(cell, params, x, before))(flatten(before, 0))
 
     for _ in lead_shape(xs, cell.spatial_shape):
         jacobian = jax.vmap(jacobian)

@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxlstm._cell import C, Cell, P
+from jaxlstm._flat import unflatten
 from jaxlstm._random import Key
 from jaxlstm._wrapper import CellWrapper
-from jaxlstm.inspect._flat import unflatten
 
 
 class Perturbed(NamedTuple):
