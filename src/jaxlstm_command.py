@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from _thread import interrupt_main
 from typing import Any, NoReturn
 
 
@@ -32,6 +31,6 @@ def _end(number: int, frame: Any) -> NoReturn:
 def _interrupt_again(ignored: Any) -> None:
     """Raise a KeyboardInterrupt once more that came where Python ignores all errors, as in a callback of JAX's."""
     if ignored.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, interrupt_main).start()
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(ignored)

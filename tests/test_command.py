@@ -311,6 +311,6 @@ def test_an_interrupt_that_python_ignores_comes_again(monkeypatch):
     try:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
             Ignoring()
-            time.sleep(5)
+            time.sleep(30)  # which it interrupts
     finally:
         signal.signal(signal.SIGINT, before)
