@@ -80,9 +80,9 @@ class Case(NamedTuple):
     options: dict
 
 
-def case(name, options, steps):
+def case(name, options, steps, unroll=None):
     draw = lambda leaf: (DRAW.normal(size=leaf.shape) / 2).astype(leaf.dtype)  # noqa: E731
-    given = dict(OPTIONS[options])
+    given = dict(OPTIONS[options], unroll=unroll)
     reverse = given.pop("reverse", False)
     network = CELLS[name] if isinstance(CELLS[name], jl.Bidirectional) else jl.Layer(CELLS[name], reverse=reverse)
     params = jax.tree.map(draw, jax.eval_shape(lambda: network.init(KEY, I, dtype=jnp.float64)))
@@ -124,21 +124,22 @@ def assert_close(got, want):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "steps"),
+    ("name", "options", "steps", "unroll"),
     [
-        ("gru", "reverse, lengths, mask, reset", 11),
-        ("both directions, rnn", "reverse, lengths, mask, reset", 9),
-        pytest.param("lstm", "plain", 16, marks=pytest.mark.slow),
-        pytest.param("lstm", "reverse", 16, marks=pytest.mark.slow),
-        *(pytest.param(name, options, 19, marks=pytest.mark.slow) for name in list(CELLS)[2:5] for options in OPTIONS),
+        ("gru", "reverse, lengths, mask, reset", 11, None),
+        ("both directions, rnn", "reverse, lengths, mask, reset", 9, None),
+        pytest.param("lstm", "plain", 16, None, marks=pytest.mark.slow),
+        pytest.param("lstm", "reverse", 16, None, marks=pytest.mark.slow),
+        # XLA takes minutes and 9 GB for second derivatives of 16 steps with every option on a CPU.
+        *(pytest.param(name, options, 9, 4, marks=pytest.mark.slow) for name in list(CELLS)[2:5] for options in OPTIONS),
         *(
-            pytest.param(f"both directions, {name}", list(OPTIONS)[-1], 19, marks=pytest.mark.slow)
+            pytest.param(f"both directions, {name}", list(OPTIONS)[-1], 9, 4, marks=pytest.mark.slow)
             for name in ("every option", "slstm", "mlstm", "lru", "conv lstm")
         ),
     ],
 )
-def test_the_numbers_are_those_of_the_cpu_s_program(name, options, steps, monkeypatch):
-    this = case(name, options, steps)
+def test_the_numbers_are_those_of_the_cpu_s_program(name, options, steps, unroll, monkeypatch):
+    this = case(name, options, steps, unroll)
     assert_close(as_on_an_accelerator(monkeypatch, derivatives, this), compiled(derivatives, this))
 
 

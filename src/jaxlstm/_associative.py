@@ -36,6 +36,7 @@ def why_not_linear(cell: Cell) -> str | None:
 
 def solve(
     step: Callable[[Carry, Any], tuple[Carry, Any]],
+    advance: Callable[[Carry, Any], Carry],
     slope: Slope,
     carry: Carry,
     sequences: Any,
@@ -48,7 +49,8 @@ def solve(
 
     Args:
       step: a step of the loop.
-      slope: the derivative of its carry.
+      advance: its carry alone, for a carry in at least float32.
+      slope: the derivative of `advance`.
       carry: the carry before the first step.
       sequences: with a leading time axis.
       reset: the steps at which nothing of the carry before them counts, NaN included.
@@ -61,7 +63,7 @@ def solve(
     wide = jax.tree.map(lambda leaf: leaf.astype(at_least_float32(leaf.dtype)), carry)
     nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), wide)
     a = slopes(jax.vmap(slope, in_axes=(None, 0)), wide, sequences, dense=dense)
-    b, _ = jax.vmap(step)(carries_before(wide, nothing, reverse), sequences)
+    b = jax.vmap(advance)(carries_before(wide, nothing, reverse), sequences)
     carries = cast_like(affine_scan(a, b, reset, reverse), carry)
     _, outputs = jax.vmap(step)(carries_before(carry, carries, reverse), sequences)
     return jax.tree.map(lambda leaf: leaf[0 if reverse else -1], carries), outputs

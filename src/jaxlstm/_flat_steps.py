@@ -1,6 +1,7 @@
 """The steps of a cell on flat carries, one array ``[*batch, N]``, and the Jacobians of all steps at once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxlstm._associative import Slope, solve
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
 from jaxlstm._flat import flatten, size_of, unflatten
-from jaxlstm._step import Carry, Inputs, Params, masked_step
+from jaxlstm._step import Carry, Inputs, Params, next_carry
 
 DENSE = 128  # features of a carry, up to which Jacobians are matrices; beyond, their diagonals
 CALLS = ("pjit", "jit", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "closed_call")
@@ -31,8 +32,8 @@ def flat_step(
     params, initial, carry = cast((params, initial, carry), wide)
 
     def step(flat: Array, inputs: Inputs) -> Array:
-        after, *_ = masked_step(cell, params, initial, unflatten_like(flat, carry, batch_axes), cast(inputs, wide))
-        return flatten(after, batch_axes)
+        before = unflatten_like(flat, carry, batch_axes)
+        return flatten(next_carry(cell, params, initial, before, cast(inputs, wide)), batch_axes)
 
     return step, flatten(carry, batch_axes)
 
@@ -40,6 +41,7 @@ def flat_step(
 def solve_dense(
     cell: Cell,
     step: Callable[[Carry, Any], tuple[Carry, Any]],
+    advance: Callable[[Carry, Any], Carry],
     slope: Slope,
     carry: Carry,
     sequences: Any,
@@ -52,10 +54,11 @@ def solve_dense(
         after, outputs = step(unflatten_like(flat, carry, batch_axes), now)
         return flatten(after, batch_axes), outputs
 
-    def slope_of_flat(flat: Array, now: Any) -> Array:
-        return flatten(slope(unflatten_like(flat, carry, batch_axes), now), batch_axes)
+    def flat_carry(fn: Callable[[Carry, Any], Carry], flat: Array, now: Any) -> Array:
+        return flatten(fn(unflatten_like(flat, carry, batch_axes), now), batch_axes)
 
-    after, outputs = solve(step_of_flat, slope_of_flat, flatten(carry, batch_axes), sequences, dense=True, **options)
+    fns = step_of_flat, partial(flat_carry, advance), partial(flat_carry, slope)
+    after, outputs = solve(*fns, flatten(carry, batch_axes), sequences, dense=True, **options)
     return unflatten_like(after, carry, batch_axes), outputs
 
 
@@ -81,7 +84,7 @@ def _is_elementwise(cell: Cell, params: Params, carry: Carry, inputs: Inputs) ->
     if len(leaves) != 1:
         return False
     one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), inputs)
-    jaxpr = jax.make_jaxpr(lambda carry: masked_step(cell, params, carry, carry, one)[0])(carry).jaxpr
+    jaxpr = jax.make_jaxpr(lambda carry: next_carry(cell, params, carry, carry, one))(carry).jaxpr
     return _depends(jaxpr, [True], leaves[0].shape) is not None
 
 

@@ -13,7 +13,7 @@ from jaxlstm._directions import Directions, run_directions
 from jaxlstm._dtypes import cast_like
 from jaxlstm._newton import trajectory
 from jaxlstm._platform import Choice, choices, per_platform
-from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step, readout
+from jaxlstm._step import Carry, Inputs, Kept, Output, Params, masked_step, next_carry, readout
 
 
 class Plan(NamedTuple):
@@ -86,14 +86,17 @@ def _associative(
         zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
 
     def step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
-        after, y, kept = masked_step(plan.cell, params, cast_like(initial, carry), carry, *now)
+        after, y, kept = masked_step(plan.cell, params, initial, carry, *now)
         return after, (y, kept if plan.keep_preactivations else kept._replace(z=None))
+
+    def advance(carry: Carry, now: tuple[Inputs, Any]) -> Carry:
+        return next_carry(plan.cell, params, cast_like(initial, carry), carry, *now)
 
     def slope(direction: Carry, now: tuple[Inputs, Any]) -> Carry:
         at = jax.tree.map(jnp.zeros_like, direction)
-        return jax.jvp(lambda carry: step(carry, now)[0], (at,), (direction,))[1]
+        return jax.jvp(lambda carry: advance(carry, now), (at,), (direction,))[1]
 
-    return solve(step, slope, carry, (inputs, zxs), reset=inputs.reset, reverse=reverse)
+    return solve(step, advance, slope, carry, (inputs, zxs), reset=inputs.reset, reverse=reverse)
 
 
 def _newton(

@@ -43,14 +43,27 @@ def masked_step(
     cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None
 ) -> tuple[Carry, Output, Kept]:
     """One step, with its reset and its mask: ``(carry, y, kept)``. A zx that is given is not computed again."""
+    held, after, kept = _change(cell, params, initial, carry, inputs, zx)
+    after, y = hold_masked(inputs, after, readout(cell, params, after), held)
+    return after, y, kept
+
+
+def next_carry(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None) -> Carry:
+    """The carry of `masked_step` alone, in the dtypes of the one given, which a readout need not take."""
+    held, after, _ = _change(cell, params, initial, carry, inputs, zx)
+    return hold_masked(inputs, after, None, held)[0]
+
+
+def _change(
+    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any
+) -> tuple[Carry, Carry, Kept]:
+    """The carry after the reset, that after the step, masked or not, and what the derivative needs."""
     held = apply_reset(inputs, initial, carry)
     before = held
     if inputs.valid is not None:
         before = select(inputs.valid, held, initial)  # so that NaN in a held carry reaches no gradient
     z = preactivations(cell, params, before, inputs, zx)
-    after = transition(cell, params, z, before, inputs)
-    after, y = hold_masked(inputs, after, readout(cell, params, after), held)
-    return after, y, Kept(before, z)
+    return held, transition(cell, params, z, before, inputs), Kept(before, z)
 
 
 def apply_reset(inputs: Inputs, initial: Carry, carry: Carry) -> Carry:

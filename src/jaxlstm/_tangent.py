@@ -130,8 +130,8 @@ def _tangent(
         dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, packed, params, dparams), inputs, kept, dxs)
         vectors, dvectors = (_per_sequence(plan, _vectors(tree), inputs.x) for tree in (params, dparams))
 
-    def of_step(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Output]:
-        inputs, kept, dz, (dafter_params, dy_params) = now
+    def change(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Carry, Carry]:
+        inputs, kept, dz, (dafter_params, _) = now
         before = cast_like(kept.before, dcarry)
         dheld = apply_reset(inputs, cast_like(dinitial, dcarry), dcarry)
         z, dz_carry = jax.jvp(lambda s: preactivations(plan.cell, params, s, inputs), (before,), (dheld,))
@@ -139,16 +139,22 @@ def _tangent(
         after, dafter = _transition_tangent(
             plan, params, (vectors, z, before), (dvectors, _add(unpack(dz, z), dz_carry), dheld), inputs
         )
-        dafter = _add(dafter, dafter_params)
-        _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
-        return hold_masked(inputs, dafter, _add(dy, dy_params), dheld)
+        return dheld, after, _add(dafter, dafter_params)
 
-    step = jax.checkpoint(partial(of_step, dinitial, dvectors), prevent_cse=False)
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Output]:
+        dheld, after, dafter = change(dinitial, dvectors, dcarry, now)
+        _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
+        return hold_masked(now[0], dafter, _add(dy, now[-1][1]), dheld)
+
+    def advance(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> Carry:
+        dheld, _, dafter = change(dinitial, dvectors, dcarry, now)
+        return hold_masked(now[0], dafter, None, dheld)[0]
 
     def slope(direction: Carry, now: tuple[Any, ...]) -> Carry:
         inputs, kept, *tangents = now
         no_initial, no_vectors, nothing = jax.tree.map(jnp.zeros_like, (dinitial, dvectors, tangents))
-        return of_step(no_initial, no_vectors, direction, (inputs, kept, *nothing))[0]
+        return advance(no_initial, no_vectors, direction, (inputs, kept, *nothing))
 
     def scan(choice: Choice, dcarry: Carry, xs: Any) -> tuple[Carry, Output]:
         kind = "diagonal" if choice.evaluator == "associative" else None
@@ -156,7 +162,8 @@ def _tangent(
             kind = jacobian_kind(plan.cell, params, dcarry, inputs)
         if kind in ("diagonal", "dense"):
             by = solve if kind == "diagonal" else partial(solve_dense, plan.cell)
-            all_at_once = partial(by, step, slope, reset=inputs.reset, reverse=reverse)
+            fns = step, partial(advance, dinitial, dvectors), slope
+            all_at_once = partial(by, *fns, reset=inputs.reset, reverse=reverse)
             return jax.checkpoint(all_at_once, prevent_cse=False)(dcarry, xs)  # so that no Jacobians are kept
         return jax.lax.scan(step, dcarry, xs, reverse=reverse, unroll=choice.unroll)
 

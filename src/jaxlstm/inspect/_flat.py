@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxlstm import _checks
 from jaxlstm._cell import Cell
 from jaxlstm._flat import flatten, unflatten
-from jaxlstm._step import Carry, Inputs, Params, masked_step
+from jaxlstm._step import Carry, Inputs, Params, next_carry
 
 
 def check_carries(name: str, carries: Carry, like: Carry) -> tuple[Carry, tuple[int, ...]]:
@@ -25,11 +25,11 @@ def check_carries(name: str, carries: Carry, like: Carry) -> tuple[Carry, tuple[
     return carries, lead
 
 
-def flat_step(cell: Cell, params: Params, x: Float[Array, "I"], like: Carry) -> Callable[[Array], Array]:
+def flat_step(cell: Cell, params: Params, x: Float[Array, "*spatial I"], like: Carry) -> Callable[[Array], Array]:
     """A step with input x, as a function from such a vector to the next. `like` is a carry of the same shapes."""
 
     def step(flat: Float[Array, "S"]) -> Float[Array, "S"]:
         carry = unflatten(flat, like, 0)
-        return flatten(masked_step(cell, params, carry, carry, Inputs(x, None, None, None))[0], 0)
+        return flatten(next_carry(cell, params, carry, carry, Inputs(x, None, None, None)), 0)
 
     return step
