@@ -33,6 +33,8 @@ SIZES = {
     "wide": Size(B=128, T=256, I=512, H=1024),
 }
 TOY = {"small": Size(B=2, T=12, I=3, H=4), "medium": Size(B=2, T=9, I=4, H=6)}
+# What XLA may put into a CUDA graph: its default, and loops.
+ONE_GRAPH = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE"}
 REPEATS, ROTATION = 30, 4  # timed calls, and sets of inputs that they go through
 
 
@@ -164,7 +166,7 @@ def ours(
         with jax.default_matmul_precision(precision):
             return network.apply(params, xs, **options)[1]
 
-    return jax_calls(apply, params, problem.xs.astype(jnp.dtype(dtype)), jl.GPU_COMPILER_OPTIONS if graph else {})
+    return jax_calls(apply, params, problem.xs.astype(jnp.dtype(dtype)), ONE_GRAPH if graph else {})
 
 
 def others(make: Callable[[Problem], impl.Implementation], problem: Problem) -> Calls:

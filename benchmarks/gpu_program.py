@@ -48,7 +48,6 @@ class Program(NamedTuple):
 
     loops: list[Loop]  # in the order in which they run, each before those within
     graphs: int  # CUDA graphs
-    one_graph: bool  # whether one graph holds everything
     megabytes: float  # temporary memory
 
 
@@ -66,7 +65,6 @@ def gpu_program(fn: Callable[..., Any], *shapes: Any, **options: Any) -> Program
     return Program(
         loops=[Loop(trips, loop.launches(), loop.offset_copies()) for trips, loop in loops],
         graphs=len(list(root.find("CommandBuffer"))),
-        one_graph=[child.kind for child in root.children] == ["CommandBuffer"],
         megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
     )
 

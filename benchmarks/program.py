@@ -61,7 +61,7 @@ def gpu_table() -> str:
                 for unroll in (1, None):
                     step, shapes = training_step(network, (B, T, I), dtype, masked, unroll=unroll)
                     with lowered_for("cuda" if unroll is None else "cpu"):
-                        found = gpu_program(step, *shapes, **(jl.GPU_COMPILER_OPTIONS if unroll is None else {}))
+                        found = gpu_program(step, *shapes)
                     launches = [f"{loop.launches * loop.trips / T:.2f}" for loop in found.loops]
                     half = len(launches) // 2
                     rows[-1] += [" and ".join(launches[:half]), " and ".join(launches[half:])]
@@ -69,9 +69,8 @@ def gpu_table() -> str:
     head = ["H100", *["forward", "backward", "graphs", "temp MB"] * 2]
     return (
         "Launches (kernels and copies) a time step in the loops forward and backward, CUDA graphs in the program, and "
-        f"temporary memory; B {B}, T {T}, I {I}, H {H}. First four columns: `unroll=1` and XLA's own options, a loop "
-        f"for each layer. Last four: the default, a stack as a wavefront, and `jaxlstm.GPU_COMPILER_OPTIONS`. With "
-        f"one graph the whole training step is one launch.\n\n{common.table(head, rows)}"
+        f"temporary memory; B {B}, T {T}, I {I}, H {H}. First four columns: `unroll=1`, a loop for each layer. "
+        f"Last four: the default.\n\n{common.table(head, rows)}"
     )
 
 

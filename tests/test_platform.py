@@ -131,7 +131,11 @@ def assert_close(got, want):
         pytest.param("lstm", "plain", 16, None, marks=pytest.mark.slow),
         pytest.param("lstm", "reverse", 16, None, marks=pytest.mark.slow),
         # XLA takes minutes and 9 GB for second derivatives of 16 steps with every option on a CPU.
-        *(pytest.param(name, options, 9, 4, marks=pytest.mark.slow) for name in list(CELLS)[2:5] for options in OPTIONS),
+        *(
+            pytest.param(name, options, 9, 4, marks=pytest.mark.slow)
+            for name in list(CELLS)[2:5]
+            for options in OPTIONS
+        ),
         *(
             pytest.param(f"both directions, {name}", list(OPTIONS)[-1], 9, 4, marks=pytest.mark.slow)
             for name in ("every option", "slstm", "mlstm", "lru", "conv lstm")

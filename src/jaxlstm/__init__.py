@@ -16,7 +16,6 @@ from jaxlstm._init import chrono, orthogonal, torch_uniform
 from jaxlstm._layers import Bidirectional, BidirectionalCarry, Layer, last_output
 from jaxlstm._network import Network
 from jaxlstm._padding import pad
-from jaxlstm._platform import GPU_COMPILER_OPTIONS
 from jaxlstm._stack import Stack
 from jaxlstm._truncated import truncated
 from jaxlstm._unroll import unroll
@@ -71,7 +70,6 @@ from jaxlstm.cells import (
 __version__ = "0.2.0"
 
 __all__ = [
-    "GPU_COMPILER_OPTIONS",
     "Bidirectional",
     "BidirectionalCarry",
     "Cell",

@@ -62,7 +62,6 @@ def explain(
       inputs: projected before the loop, by one matmul
       kept for the gradient: 7.86 MB, of each step the carry before it except ys (1.57 MB) and pre-activations (6.29 MB)
       matmuls: 0.604 Gflop forward, 1.81 Gflop with the gradient
-      loop in one CUDA graph: where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS
     """
     _checks.check_options(key=None, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
     if platform is None:
@@ -117,11 +116,6 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
         f"kept for the gradient: {_kept(cell, cast(params, dtype), xs.astype(dtype), chunk, length, choice)}",
         f"matmuls: {flops / 1e9:.3g} Gflop forward, {3 * flops / 1e9:.3g} Gflop with the gradient",
     ]
-    if platform == "cuda" and choice.evaluator == "loop":
-        several = "where the outermost jit has jaxlstm.GPU_COMPILER_OPTIONS"
-        one = "no, since that needs an iteration of several steps"
-        which = "loop" if length == steps else "loop of a chunk"
-        lines.append(f"{which} in one CUDA graph: {several if choice.unroll > 1 else one}")
     return "\n  ".join(lines)
 
 

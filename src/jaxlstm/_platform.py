@@ -8,14 +8,6 @@ import jax
 
 from jaxlstm._step import Params
 
-# For the outermost jit on a GPU: what XLA may put into a CUDA graph, which is its default and loops. The loop over time
-# is then launched once, not once an iteration; XLA leaves loops out where the driver is older than CUDA 12.3. On an
-# H200 with an idle host this was 4 to 14 % slower, so it is no default: it is for hosts that cannot launch fast enough.
-GPU_COMPILER_OPTIONS = {
-    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE"
-}
-
-
 LARGE_WEIGHTS = 2_000_000  # bytes
 
 
@@ -40,9 +32,8 @@ def choices(
 
     None means what is best there. On CPU, writing zx of all steps to memory and reading it back costs more than two
     small matmuls a step, but for one sequence with large weights. On a GPU every kernel of a step costs its launch:
-    with several steps in an iteration, XLA stores what they keep by one kernel, and only such a loop can become a part
-    of a CUDA graph. On a TPU, by the compiler's estimates, this takes 33 to 43 % fewer cycles than one step in an
-    iteration.
+    with several steps in an iteration, XLA stores what they keep by one kernel. On a TPU, by the compiler's estimates,
+    this takes 33 to 43 % fewer cycles than one step in an iteration.
 
     Args:
       project_first: what was asked for.

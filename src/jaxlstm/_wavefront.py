@@ -29,7 +29,7 @@ from jaxlstm._random import Key
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params, params_template
 
-LAYERS = 2  # from so many on
+LAYERS = 3  # from so many on
 WEIGHTS = 40_000_000  # bytes, up to which a GPU's cache holds them
 
 Running = Bool[Array, "*batch L"] | None  # None: all layers
