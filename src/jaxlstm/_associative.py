@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast_like
+from jaxlstm._sharding import match_varying
 from jaxlstm._step import Carry
 from jaxlstm._wrapper import CellWrapper
 from jaxlstm.cells._linear import LinearCell
@@ -72,8 +73,8 @@ def solve(
 def slopes(slope: Callable[[Carry, Any], Any], carry: Carry, sequences: Any, *, dense: bool) -> Any:
     """A of all steps: what `slope` says of all directions at once if A is diagonal, else of each, a column each."""
     if not dense:
-        return slope(jax.tree.map(jnp.ones_like, carry), sequences)
-    basis = jnp.eye(carry.shape[-1], dtype=carry.dtype)
+        return slope(match_varying(jax.tree.map(jnp.ones_like, carry), sequences), sequences)
+    basis = match_varying(jnp.eye(carry.shape[-1], dtype=carry.dtype), sequences)
     return jax.vmap(lambda column: slope(jnp.broadcast_to(column, carry.shape), sequences), out_axes=-1)(basis)
 
 
