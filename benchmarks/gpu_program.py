@@ -49,6 +49,7 @@ class Program(NamedTuple):
     loops: list[Loop]  # in the order in which they run, each before those within
     graphs: int  # CUDA graphs
     megabytes: float  # temporary memory
+    sums: int  # in the kernel that has most of them
 
 
 def gpu_program(fn: Callable[..., Any], *shapes: Any, **options: Any) -> Program:
@@ -61,11 +62,13 @@ def gpu_program(fn: Callable[..., Any], *shapes: Any, **options: Any) -> Program
         compiled = jax.jit(fn).lower(*shapes).compile(compiler_options=UNTUNED | dump | options)
         (thunks,) = Path(folder).glob("*.thunk_sequence_after_thunk_passes.txt")
         root = _parse(thunks.read_text())
-    loops = zip(_trips(compiled.as_text()), root.find("While"), strict=True)
+        hlo = compiled.as_text()
+    loops = zip(_trips(hlo), root.find("While"), strict=True)
     return Program(
         loops=[Loop(trips, loop.launches(), loop.offset_copies()) for trips, loop in loops],
         graphs=len(list(root.find("CommandBuffer"))),
         megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        sums=max(text.count(" reduce(") for name, text in computations(hlo).items() if "fused" in name),
     )
 
 

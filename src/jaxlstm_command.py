@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from typing import Any, NoReturn
 
 
@@ -18,7 +17,6 @@ def main() -> int:
     with contextlib.suppress(ImportError):  # run() reports it
         import jaxlstm.tasks  # noqa: F401
     signal.signal(signal.SIGINT, before)
-    sys.unraisablehook = _interrupt_again
     return run()
 
 
@@ -26,11 +24,3 @@ def _end(number: int, frame: Any) -> NoReturn:
     """Exit at once: some of the imported packages turn a KeyboardInterrupt into an ImportError, or ignore it."""
     print("jaxlstm: interrupted", file=sys.stderr, flush=True)
     os._exit(130)
-
-
-def _interrupt_again(ignored: Any) -> None:
-    """Raise a KeyboardInterrupt once more that came where Python ignores all errors, as in a callback of JAX's."""
-    if ignored.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(ignored)

@@ -11,9 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-import jaxlstm_command
 from jaxlstm import tasks
-from jaxlstm.__main__ import main
+from jaxlstm.__main__ import _unraisable, main
 
 HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which pytest's workers ignore
 COMMAND = [sys.executable, "-c", f"{HEED}; import sys; from jaxlstm_command import main; sys.exit(main())"]
@@ -301,7 +300,7 @@ def test_a_temperature_near_zero_takes_the_likeliest(run, capsys, temperature):
 
 def test_an_interrupt_that_python_ignores_comes_again(monkeypatch):
     """As where Ctrl-C comes within a callback of the garbage collector."""
-    monkeypatch.setattr(sys, "unraisablehook", jaxlstm_command._interrupt_again)
+    monkeypatch.setattr(sys, "unraisablehook", _unraisable)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     class Ignoring:

@@ -20,6 +20,7 @@ NETWORKS = {
     "rnn": jl.Layer(RNN),
     "bidirectional": jl.Bidirectional(LSTM),
     "stack": jl.Stack(LSTM, LSTM),
+    "layer norm": jl.Layer(jl.LSTMVariantCell(H, layer_norm=True)),
 }
 
 
@@ -95,6 +96,11 @@ def test_one_step_an_iteration_launches_more_than_twice_as_much():
     loops = program("lstm", unroll=1).loops
     assert [loop.launches for loop in loops] == [6, 6]
     assert loops[0].offset_copies == 2
+
+
+def test_layer_norm_s_sums_have_kernels_of_their_own():
+    """Fused into each other they take minutes to compile."""
+    assert program("layer norm", unroll=2).sums <= 2
 
 
 def test_chunks_of_remat_take_several_steps_an_iteration_too():

@@ -6,7 +6,9 @@ import itertools
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,8 +71,14 @@ def _write(text: str) -> None:
 
 
 def _unraisable(error: Any) -> None:
-    """Drops what TensorStore's threads print of the other writes after one has failed, which is reported."""
-    if str(error.exc_value) != "Event loop is closed":
+    """Errors that Python would print and ignore.
+
+    Ctrl-C, which can come within a callback of JAX's, is raised once more. What TensorStore's threads print of other
+    writes after one has failed is dropped, since that one is reported.
+    """
+    if error.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    elif str(error.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(error)
 
 
