@@ -86,7 +86,7 @@ def finished(results):
 def cases(cells, evaluator):
     for name in cells:
         for option in OPTIONS:
-            few = option in SOME and name in ("min_lstm", "lru", "gru")
+            few = option in SOME and name in ("lru", "gru")
             marks = () if few else pytest.mark.slow
             yield pytest.param(cells[name], evaluator, option, marks=marks, id=f"{name}-{option}")
 
