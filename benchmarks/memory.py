@@ -26,7 +26,7 @@ from jaxlstm.tasks import TASKS, Problem, Recipe
 from jaxlstm.tasks._model import init_model
 from jaxlstm.tasks._optimizers import clipped_adam
 from jaxlstm.training import init_state, make_train_step
-from memory_rows import COUNTED, MISSED, ROWS, Criterion, Row
+from memory_rows import COUNTED, FIGURES, MISSED, OF_RECENT, RECENT, ROWS, Criterion, Row
 
 CHUNK = 50  # steps between two looks at what has been solved
 
@@ -84,7 +84,7 @@ def main() -> None:
         if args.steps:
             recipe = replace(recipe, steps=min(args.steps, recipe.steps))
         outcomes = report["rows"].setdefault(name, {"recipe": vars(recipe), "outcomes": {}})["outcomes"]
-        for cell in args.cells or row.cells:
+        for cell in args.cells or (RECENT if args.recent else row.cells):
             if cell in outcomes:
                 continue
             own = replace(recipe, **row.own.get(cell, {}))
@@ -95,10 +95,10 @@ def main() -> None:
             report["minutes"] += outcome.seconds / 60
             if args.json:
                 args.json.write_text(json.dumps(report, indent=1) + "\n")
-    text = markdown(report)
+    text = markdown(report, recent=args.recent)
     print(text)
     if args.into:
-        common.write_section(args.into, "memory", text)
+        common.write_section(args.into, "memory-recent" if args.recent else "memory", text)
 
 
 def arguments() -> argparse.Namespace:
@@ -106,6 +106,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"{'; '.join(CELLS)} (the row's own)")
+    parser.add_argument(
+        "--recent", action="store_true", help="cells since 2016 beside GRU and LSTM, in a section of their own"
+    )
     parser.add_argument("--seeds", type=int, help="models of each cell (the row's own number)")
     parser.add_argument("--steps", type=int, help="train no longer than this, for a quick look")
     parser.add_argument("--jsb", type=Path, metavar="FILE", help="JSB_Chorales.mat; without it that row is left out")
@@ -176,24 +179,23 @@ def _sums(values: np.ndarray, window: int) -> np.ndarray:
     return totals[window:] - totals[:-window] if len(totals) > window else totals[:0]
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: dict[str, Any], *, recent: bool = False) -> str:
     """The whole report: circumstances, a table of those with a criterion, one of those with a figure."""
-    done = {name: (ROWS[name], row) for name, row in report["rows"].items()}
+    done = {name: (ROWS[name], report["rows"][name]) for name in ROWS if name in report["rows"]}
     cells = [cell for cell in CELLS if any(cell in row["outcomes"] for _, row in done.values())]
     criteria = [_criterion_row(name, *both, cells) for name, both in done.items() if both[0].criterion]
     figures = [_figure_row(name, *both, cells) for name, both in done.items() if not both[0].criterion]
     parts = [common.circumstances(report) + f"\n- {report['minutes']:.0f} minutes in all"]
+    if recent:
+        parts.append(OF_RECENT)
     if criteria:
         parts += [
-            COUNTED,
+            *[COUNTED] * (not recent),
             common.table(["", "published", *cells], criteria),
-            MISSED,
+            *[MISSED] * (not recent),
         ]
     if figures:
-        parts += [
-            "Test figures, mean (and standard deviation) over the seeds. *missed*: worse than published for that cell.",
-            common.table(["", "published", *cells], figures),
-        ]
+        parts += [*[FIGURES] * (not recent), common.table(["", "published", *cells], figures)]
     parts.append("\n".join(f"- {name}: {_setting(*both)}" for name, both in done.items()))
     return "\n\n".join(parts)
 
