@@ -138,6 +138,32 @@ def test_nan_reaches_nothing_behind_a_reset_or_in_the_padding(evaluator, cell):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("cell", "evaluator"),
+    [
+        pytest.param(cell, evaluator, marks=() if name in ("lru", "lstm") else pytest.mark.slow, id=name)
+        for cells, evaluator in ((LINEAR, "associative"), (ANY | {"mlstm": jl.MLSTMCell(2)}, "newton"))
+        for name, cell in cells.items()
+    ],
+)
+def test_16_bit_params_and_carries_of_several_dtypes(cell, evaluator):
+    """Under strict promotion, as all tests are."""
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(cell)[0])
+
+    def loss(params, name, **options):
+        ys = jl.unroll(cell, params, XS.astype(jnp.bfloat16), evaluator=name, **options)[1]
+        return jnp.sin(ys.astype(jnp.float32)).sum()
+
+    for options in (OPTIONS["mask, reset"], OPTIONS["remat, reset"]):
+        found, expected = (
+            jax.jit(jax.grad(partial(loss, name=name, **options)))(params) for name in (evaluator, "loop")
+        )
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert one.dtype == jnp.bfloat16
+            one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+            np.testing.assert_allclose(one, other, atol=0.15 * max(1, np.abs(other).max()))
+
+
 def test_16_bits_are_at_least_as_exact_as_in_the_loop():
     cell = jl.MinLSTMCell(H)
     params, _ = drawn(cell)
@@ -316,3 +342,10 @@ def test_kinds_of_jacobians(cell, kind):
     params = cell.init(KEY, I, dtype=jnp.float64)
     inputs = _flat_steps.Inputs(XS, None, RESET, None)
     assert _flat_steps.jacobian_kind(cell, params, cell.init_carry(params, (B,)), inputs) == kind
+
+
+def test_no_steps_need_no_iterations():
+    cell = ANY["gru"]
+    report = jl.inspect.newton_report(cell, drawn(cell)[0], XS[:0])
+    assert report.iterations.tolist() == [0, 0]
+    assert report.converged.all()

@@ -110,6 +110,8 @@ def carries_before(first: Carry, carries: Carry, reverse: bool) -> Carry:
     """The carries before all steps: the first, and those after all steps but the last."""
 
     def moved(first: Array, all_steps: Array) -> Array:
+        if all_steps.shape[0] == 0:
+            return all_steps
         parts = (all_steps[1:], first[None]) if reverse else (first[None], all_steps[:-1])
         return jnp.concatenate(parts)
 

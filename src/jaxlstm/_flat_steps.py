@@ -48,17 +48,19 @@ def solve_dense(
     **options: Any,
 ) -> tuple[Carry, Any]:
     """`solve` for a step that is linear in a whole carry, by a matrix for each step and sequence."""
-    batch_axes = batch_axes_of(cell, sequences[0])
+    inputs = sequences[0]
+    dtype, batch_axes = at_least_float32(inputs.x.dtype), batch_axes_of(cell, inputs)
+    wide = cast(carry, dtype)
 
     def step_of_flat(flat: Array, now: Any) -> tuple[Array, Any]:
         after, outputs = step(unflatten_like(flat, carry, batch_axes), now)
-        return flatten(after, batch_axes), outputs
+        return flatten(cast(after, dtype), batch_axes), outputs
 
-    def flat_carry(fn: Callable[[Carry, Any], Carry], flat: Array, now: Any) -> Array:
-        return flatten(fn(unflatten_like(flat, carry, batch_axes), now), batch_axes)
+    def of_flat(fn: Callable[[Carry, Any], Carry], flat: Array, now: Any) -> Array:
+        return flatten(fn(unflatten_like(flat, wide, batch_axes), now), batch_axes)
 
-    fns = step_of_flat, partial(flat_carry, advance), partial(flat_carry, slope)
-    after, outputs = solve(*fns, flatten(carry, batch_axes), sequences, dense=True, **options)
+    fns = step_of_flat, partial(of_flat, advance), partial(of_flat, slope)
+    after, outputs = solve(*fns, flatten(wide, batch_axes), sequences, dense=True, **options)
     return unflatten_like(after, carry, batch_axes), outputs
 
 

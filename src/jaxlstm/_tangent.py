@@ -130,7 +130,9 @@ def _tangent(
         dzs, dlocals = _all_steps(plan, partial(_params_and_input, plan, packed, params, dparams), inputs, kept, dxs)
         vectors, dvectors = (_per_sequence(plan, _vectors(tree), inputs.x) for tree in (params, dparams))
 
-    def change(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Carry, Carry]:
+    def change(
+        params: Params, dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]
+    ) -> tuple[Carry, Carry, Carry]:
         inputs, kept, dz, (dafter_params, _) = now
         before = cast_like(kept.before, dcarry)
         dheld = apply_reset(inputs, cast_like(dinitial, dcarry), dcarry)
@@ -143,13 +145,15 @@ def _tangent(
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(dcarry: Carry, now: tuple[Any, ...]) -> tuple[Carry, Output]:
-        dheld, after, dafter = change(dinitial, dvectors, dcarry, now)
+        dheld, after, dafter = change(params, dinitial, dvectors, dcarry, now)
         _, dy = jax.jvp(lambda s: readout(plan.cell, params, s), (after,), (dafter,))
         return hold_masked(now[0], dafter, _add(dy, now[-1][1]), dheld)
 
     def advance(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> Carry:
-        dheld, _, dafter = change(dinitial, dvectors, dcarry, now)
-        return hold_masked(now[0], dafter, None, dheld)[0]
+        inputs, *rest = now
+        wide_params, inputs = cast((params, inputs), at_least_float32(inputs.x.dtype))
+        dheld, _, dafter = change(wide_params, dinitial, dvectors, dcarry, (inputs, *rest))
+        return hold_masked(inputs, dafter, None, dheld)[0]
 
     def slope(direction: Carry, now: tuple[Any, ...]) -> Carry:
         inputs, kept, *tangents = now
