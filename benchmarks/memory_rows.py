@@ -130,8 +130,8 @@ ROWS = {
         "jsb",
         {"LSTM": 8.45, "GRU": 8.43, "RNN": 8.91},
         "Published with 2 layers of 200, dropout 0.2. Recipes were chosen by the chorales to validate: RNN's and the "
-        "GRU's by choose.py, the LSTM's as the best of four, which is the task's. With the LSTM's recipe, which is 0.03 "
-        "worse on validation, the GRU came to 8.6134 (0.0485).",
+        "GRU's by choose.py, the LSTM's as the best of four, which is the task's. With the LSTM's recipe, "
+        "0.03 worse on validation, the GRU came to 8.6134 (0.0485).",
         unit="nats a frame",
         own={cell: {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2} for cell in ("RNN", "GRU")},
         cells=PLAIN,
