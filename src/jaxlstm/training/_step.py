@@ -77,8 +77,8 @@ def make_train_step(
         other random numbers.) Without it, a batch that would need padding is refused.
       seeds: train several models at once, one for each seed. State, batches and metrics have a first axis of seeds,
         which `batch_axis` counts. To make the state, stack the leaves of several from `init_state`.
-      compiler_options: as in `jax.jit`. Only the outermost jit can have
-        options, so a step called within a jit or vmap of yours runs without them.
+      compiler_options: as in `jax.jit`. Only the outermost jit can have options, so a step called within a jit or
+        vmap of yours runs without them.
 
     Returns:
       A `TrainStep`, ``train_step(state, batch) -> (state, metrics)``. The metrics are "loss", "grad_norm" (the
