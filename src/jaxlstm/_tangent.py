@@ -133,6 +133,7 @@ def _tangent(
     def change(
         params: Params, dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]
     ) -> tuple[Carry, Carry, Carry]:
+        """The carry's tangent after the reset; the carry after the step, masked or not; and its tangent."""
         inputs, kept, dz, (dafter_params, _) = now
         before = cast_like(kept.before, dcarry)
         dheld = apply_reset(inputs, cast_like(dinitial, dcarry), dcarry)
@@ -150,6 +151,7 @@ def _tangent(
         return hold_masked(now[0], dafter, _add(dy, now[-1][1]), dheld)
 
     def advance(dinitial: Carry, dvectors: Params, dcarry: Carry, now: tuple[Any, ...]) -> Carry:
+        """The tangent of `step` in the carry alone, computed in at least float32."""
         inputs, *rest = now
         wide_params, inputs = cast((params, inputs), at_least_float32(inputs.x.dtype))
         dheld, _, dafter = change(wide_params, dinitial, dvectors, dcarry, (inputs, *rest))
