@@ -66,7 +66,7 @@ LIMITS = {
     "ind rnn": 8.5,
     "slstm": 23.7,
     "mlstm": 46.2,
-    "lru": 25.5,
+    "lru": 18.8,
     "peephole": 20.3,
     "coupled": 16.9,
     "projection": 18.7,
@@ -81,7 +81,8 @@ def test_gradient_memory_at_small(name):
     assert megabytes(cells(SMALL["H"])[name], **SMALL) < LIMITS[name]
 
 
-# Autodiff keeps little of an LRU, whose step is linear; the rule keeps dz for one matmul, and so takes twice as much.
+# Not the LRU: of a linear step autodiff keeps the carry alone, 10.1 MB at "small". The rule keeps z and dz besides, for
+# one matmul each, which is faster.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LIMITS if name != "lru"])
 @pytest.mark.parametrize("size", SIZES)

@@ -55,3 +55,10 @@ def unpack(packed: Any, like: Any) -> Any:
         return packed
     edges = itertools.accumulate(leaf.shape[-1] for leaf in leaves[:-1])
     return jax.tree.unflatten(structure, jnp.split(packed, list(edges), axis=-1))
+
+
+def add_tangents(one: Any, other: Any) -> Any:
+    """The sum of two trees of tangents, in the dtypes of the first; None is zeros, and integers have float0."""
+    if other is None:
+        return one
+    return jax.tree.map(lambda a, b: a if a.dtype == jax.dtypes.float0 else a + b.astype(a.dtype), one, other)

@@ -83,7 +83,7 @@ def _run_chunk(
 
     x, valid, reset, _ = jax.tree.map(turn, steps)
     lead, dtype = x.shape[:-1], x.dtype
-    with jax.named_scope("project"):  # one axis, as in `_tangent._all_steps`
+    with jax.named_scope("project"):  # one axis, as in `_all_steps`
         zx = cell.project(cast(params, dtype), x.reshape(math.prod(lead), x.shape[-1]))
     wide = at_least_float32(dtype)
     z = cell.combine(cast(zx.reshape(*lead, zx.shape[-1]), wide), None)

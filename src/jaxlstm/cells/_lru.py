@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float
 
 from jaxlstm import _checks
 from jaxlstm._arrays import per_feature
-from jaxlstm._dtypes import at_least_float32, carry_dtype, cast, complex_dtype
+from jaxlstm._dtypes import at_least_float32, carry_dtype, complex_dtype
 from jaxlstm._random import Key
 from jaxlstm.cells._linear import LinearCell
 
@@ -109,12 +109,14 @@ class LRUCell(LinearCell[LRUParams, LRUCarry]):
         )
 
     def project(self, params: LRUParams, x: Array) -> LRUCarry:
-        """zx = (gamma * B x, D x), what the step adds to the carry."""
-        states = params.nu_log.shape[-1]
-        re, im, dx = jnp.split(x @ params.w_ih, [states, 2 * states], axis=-1)
-        re, im, gamma_log = cast((re, im, params.gamma_log), at_least_float32(x.dtype))
-        gamma = per_feature(jnp.exp(gamma_log), re)
-        return LRUCarry(s=jax.lax.complex(gamma * re, gamma * im), dx=dx)
+        """zx = (gamma * B x, D x), what the step adds to the carry. Gamma scales the weights, which are the fewest."""
+        states, wide = params.nu_log.size, at_least_float32(x.dtype)
+        gamma = jnp.exp(params.gamma_log.astype(wide))
+        rest = jnp.ones(params.w_ih.shape[-1] - 2 * states, wide)
+        scale = per_feature(jnp.concatenate([gamma, gamma, rest]), params.w_ih)
+        zx = x @ (params.w_ih.astype(wide) * scale).astype(params.w_ih.dtype)
+        re, im, dx = jnp.split(zx, [states, 2 * states], axis=-1)
+        return LRUCarry(s=jax.lax.complex(re.astype(wide), im.astype(wide)), dx=dx)
 
     def coefficients(self, params: LRUParams, zx: LRUCarry) -> tuple[LRUCarry, LRUCarry]:
         """a = (lambda, 0) and b = zx."""
@@ -124,7 +126,7 @@ class LRUCell(LinearCell[LRUParams, LRUCarry]):
     def readout(self, params: LRUParams, carry: LRUCarry) -> Array:
         """y = Re(C s) + D x."""
         re, im = (part.astype(params.c_re.dtype) for part in (carry.s.real, carry.s.imag))
-        return re @ params.c_re - im @ params.c_im + carry.dx
+        return re @ params.c_re + im @ -params.c_im + carry.dx
 
 
 def lru_lambda(nu_log: Float[Array, "N"], theta_log: Float[Array, "N"]) -> Complex[Array, "N"]:
