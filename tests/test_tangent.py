@@ -410,3 +410,24 @@ def test_a_transition_without_vectors_sees_the_whole_batch():
     point, _, options = problem(cell)
     ours, theirs = (scalar(partial(run, cell, **options)) for run in (jl.unroll, plain))
     assert_close(jax.grad(ours)(point), jax.grad(theirs)(point))
+
+
+@dataclass(frozen=True)
+class BiasedOutputs(jl.RNNCell):
+    """A readout that depends on the params even where the carry is zero."""
+
+    def readout(self, params, carry):
+        return carry.h + jnp.broadcast_to(params.b, carry.h.shape)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_gradient_comes_from_the_outputs_of_masked_steps(reverse):
+    cell = BiasedOutputs(3)
+    point, _, options = problem(cell)
+
+    def loss(run, point):
+        _, ys = run(cell, *point, **options, reverse=reverse)
+        return jnp.sin(ys + 1).sum()
+
+    got, want = (compiled(jax.grad(partial(loss, run)))(point) for run in (jl.unroll, plain))
+    assert_close(got, want)
