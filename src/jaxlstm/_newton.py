@@ -13,6 +13,7 @@ Matmuls are in full precision: rounded to TF32, as on a GPU, steps would be too 
 """
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,17 +55,53 @@ class State(NamedTuple):
     rounds: Int[Array, ""]
 
 
+class Equations(NamedTuple):
+    """The equations s_t = step(s_{t-1}, x_t) of all steps, for flat carries."""
+
+    guess: Float[Array, "T *batch N"]  # each step from the initial carry; the first carry may be NaN
+    missing: Callable[[Array], tuple[Array, Array]]  # of carries; and for each sequence the largest, relative to them
+    jacobians: Callable[[Array], Array]  # of the steps, from these carries; or their diagonals
+
+
 def newton(
     cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, *, reverse: bool
 ) -> tuple[Carry, NewtonReport]:
     """The carries after all steps by Newton's method alone, and the report."""
+    equations = _equations(cell, params, initial, carry, inputs, reverse)
+    guess = equations.guess
+    tolerance = TOLERANCE * jnp.finfo(guess.dtype).eps
+
+    def body(state: State) -> State:
+        a = equations.jacobians(state.carries)
+        factor = state.damping.reshape(1, *state.damping.shape, *(1,) * (a.ndim - 1 - state.damping.ndim))
+        found = state.carries + affine_scan(factor * a, state.missing, inputs.reset, reverse)
+        missing, now = equations.missing(found)
+        better = now <= jnp.maximum(GROWTH * state.residual, 1)  # False for NaN
+        done = state.residual <= tolerance
+        keep = jnp.broadcast_to(better & ~done, (found.shape[0], *better.shape))
+        carries, missing = select(keep, (found, missing), (state.carries, state.missing))
+        damping = jnp.where(better, jnp.minimum(2 * state.damping, 1), state.damping / 2)
+        now = jnp.where(better & ~done, now, state.residual)
+        return State(carries, missing, now, damping, state.iterations + (~done).astype(jnp.int32), state.rounds + 1)
+
+    def is_needed(state: State) -> Array:
+        return (state.rounds < ITERATIONS) & (state.residual > tolerance).any()
+
+    missing, now = equations.missing(guess)
+    counts = jnp.zeros(now.shape, jnp.int32)
+    first = State(guess, missing, jnp.where(jnp.isfinite(now), now, jnp.inf), jnp.ones_like(now), counts, jnp.int32(0))
+    last = jax.lax.while_loop(is_needed, body, match_varying(first, params, inputs))
+    return last.carries, NewtonReport(last.iterations, last.residual, last.residual <= tolerance)
+
+
+def _equations(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, reverse: bool) -> Equations:
     step, flat = flat_step(cell, params, initial, carry, inputs)
     kind = jacobian_kind(cell, params, carry, inputs)
 
-    def residual(carries: Array) -> tuple[Array, Array]:
-        missing = jax.vmap(step)(carries_before(flat, carries, reverse), inputs) - carries
+    def missing(carries: Array) -> tuple[Array, Array]:
+        left = jax.vmap(step)(carries_before(flat, carries, reverse), inputs) - carries
         size = jnp.maximum(jnp.abs(carries).max((0, -1), initial=1.0), 1.0)
-        return missing, jnp.abs(missing).max((0, -1), initial=0.0) / size
+        return left, jnp.abs(left).max((0, -1), initial=0.0) / size
 
     def jacobians(carries: Array) -> Array:
         before = carries_before(flat, carries, reverse)
@@ -77,31 +114,8 @@ def newton(
             return diagonals(slope, flat, inputs)
         return slopes(slope, flat, inputs, dense=kind == "dense")
 
-    tolerance = TOLERANCE * jnp.finfo(flat.dtype).eps
-
-    def body(state: State) -> State:
-        a = jacobians(state.carries)
-        factor = state.damping.reshape(1, *state.damping.shape, *(1,) * (a.ndim - 1 - state.damping.ndim))
-        found = state.carries + affine_scan(factor * a, state.missing, inputs.reset, reverse)
-        missing, now = residual(found)
-        better = now <= jnp.maximum(GROWTH * state.residual, 1)  # False for NaN
-        done = state.residual <= tolerance
-        keep = jnp.broadcast_to(better & ~done, (found.shape[0], *better.shape))
-        carries, missing = select(keep, (found, missing), (state.carries, state.missing))
-        damping = jnp.where(better, jnp.minimum(2 * state.damping, 1), state.damping / 2)
-        now = jnp.where(better & ~done, now, state.residual)
-        return State(carries, missing, now, damping, state.iterations + (~done).astype(jnp.int32), state.rounds + 1)
-
-    def is_needed(state: State) -> Array:
-        return (state.rounds < ITERATIONS) & (state.residual > tolerance).any()
-
-    guess = jax.vmap(partial(step, flatten(cast(initial, flat.dtype), flat.ndim - 1)))(inputs)  # the carry may be NaN
-    missing, now = residual(guess)
-    counts = jnp.zeros(flat.shape[:-1], jnp.int32)
-    first = State(guess, missing, jnp.where(jnp.isfinite(now), now, jnp.inf), jnp.ones_like(now), counts, jnp.int32(0))
-    first = match_varying(first, params, inputs)
-    last = jax.lax.while_loop(is_needed, body, first)
-    return last.carries, NewtonReport(last.iterations, last.residual, last.residual <= tolerance)
+    guess = jax.vmap(partial(step, flatten(cast(initial, flat.dtype), flat.ndim - 1)))(inputs)
+    return Equations(guess, missing, jacobians)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
