@@ -235,6 +235,7 @@ def test_no_framework_is_imported_to_read_its_weights(framework):
 # Each module of the core may import those before it, and the outermost ones may import any.
 ORDER = [
     "_checks",
+    "_array_checks",
     "_dtypes",
     "_arrays",
     "_random",
@@ -277,6 +278,7 @@ ORDER = [
     "_chunks",
     "_chunkwise",
     "_evaluators",
+    "_run",
     "_unroll",
     "_network",
     "_layers",

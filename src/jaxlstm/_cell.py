@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import affine, lead_shape
 from jaxlstm._dtypes import carry_dtype, cast, compute_dtype
 from jaxlstm._random import Key
@@ -147,18 +147,18 @@ class Cell(Static, Generic[P, C]):
         (2,)
         """
         _checks.check_cell(self, Cell)
-        x = _checks.input_array("x", x, self.spatial_shape, time=False)
+        x = _array_checks.input_array("x", x, self.spatial_shape, time=False)
         batch_shape = lead_shape(x, self.spatial_shape)
         params, first = check_params(self, params, batch_shape, x, "x")
-        carry = _checks.like_template("carry", carry, first, f"for x of shape {x.shape}")
-        _checks.check_dtypes("carry", carry, first, "init_carry(params, batch_shape, dtype=...)")
+        carry = _array_checks.like_template("carry", carry, first, f"for x of shape {x.shape}")
+        _array_checks.check_dtypes("carry", carry, first, "init_carry(params, batch_shape, dtype=...)")
         valid, reset = (
-            None if value is None else _checks.bool_array(name, value, batch_shape)
+            None if value is None else _array_checks.bool_array(name, value, batch_shape)
             for name, value in (("mask", mask), ("reset", reset))
         )
         if key is not None:
             _checks.check_key(key)
-        return _step(params, x, carry, valid, reset, key, _checks.start_array(start), cell=self)
+        return _step(params, x, carry, valid, reset, key, _array_checks.start_array(start), cell=self)
 
 
 @functools.partial(jax.jit, static_argnames="cell")

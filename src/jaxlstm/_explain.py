@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxlstm import _checks, _unroll
+from jaxlstm import _array_checks, _checks, _unroll
 from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import Cell
 from jaxlstm._chunkwise import CHUNK
@@ -77,10 +77,10 @@ def explain(
     def run(params: Params, xs: jax.Array) -> Any:
         if not isinstance(network, Network):
             _checks.check_cell(network, Cell, "network")
-        xs = _checks.input_array("xs", xs, network.spatial_shape)
+        xs = _array_checks.input_array("xs", xs, network.spatial_shape)
         if not all(isinstance(size, int) for size in xs.shape):
             _checks.reject("xs", "sizes that are known, not symbolic", xs.shape)
-        options = Options(None, None, None, None, _checks.start_array(0), unroll, remat, project_first, evaluator)
+        options = Options(None, None, None, None, _array_checks.start_array(0), unroll, remat, project_first, evaluator)
         if isinstance(network, Network):
             return network._apply(params, xs, None, options, run_cell)
         return Layer(network)._apply(params, xs, None, options, run_cell)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._cell import C, P
 from jaxlstm._random import Key
 from jaxlstm._static import Static
@@ -85,9 +85,9 @@ class Network(Static, Generic[P, C]):
         forward. A layer that runs backward would see each step as a whole sequence.
         """
         _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
-        start = _checks.start_array(start)
+        start = _array_checks.start_array(start)
         options = Options(lengths, mask, reset, key, start, unroll, remat, project_first, evaluator)
-        return self._apply(params, _checks.input_array("xs", xs, self.spatial_shape), carry, options)
+        return self._apply(params, _array_checks.input_array("xs", xs, self.spatial_shape), carry, options)
 
     def step(
         self,
@@ -116,8 +116,8 @@ class Network(Static, Generic[P, C]):
         """
         if key is not None:
             _checks.check_key(key)
-        options = StepOptions(mask, reset, key, _checks.start_array(start))
-        return self._step(params, carry, _checks.input_array("x", x, self.spatial_shape, time=False), options)
+        options = StepOptions(mask, reset, key, _array_checks.start_array(start))
+        return self._step(params, carry, _array_checks.input_array("x", x, self.spatial_shape, time=False), options)
 
     def _apply(
         self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll_directions

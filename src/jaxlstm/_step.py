@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks
 from jaxlstm._arrays import select
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
 from jaxlstm._random import Key, draw_at
@@ -88,7 +88,7 @@ def transition(cell: Cell, params: Params, z: Any, before: Carry, inputs: Inputs
     with jax.named_scope("transition"):
         after = cell.transition(cast(params, wide), z, cast(before, wide), *_noise(inputs))
         name = f"what {type(cell).__name__}.transition returns"
-        return cast_like(_checks.like_template(name, after, before, "as before the step"), before)
+        return cast_like(_array_checks.like_template(name, after, before, "as before the step"), before)
 
 
 def readout(cell: Cell, params: Params, after: Carry) -> Output:

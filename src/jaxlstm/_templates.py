@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks
 from jaxlstm._dtypes import compute_dtype
 
 
@@ -16,7 +16,7 @@ def check_params(cell: Any, params: Any, batch_shape: tuple[int, ...], x: Array,
     input_size = x.shape[-1]
     why = f"for {input_size} input features (the last axis of {name})"
     template = params_template(cell, input_size)
-    params = _checks.like_template("params", params, template, why)
+    params = _array_checks.like_template("params", params, template, why)
     return params, _carry_template(cell, input_size, batch_shape, compute_dtype(params, x.dtype))
 
 

@@ -10,7 +10,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import cast_like
@@ -106,18 +106,18 @@ def truncated(
     network = _forward_network(network)
     _check_sizes(k1, k2)
     _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
-    xs = _checks.input_array("xs", xs, network.spatial_shape)
+    xs = _array_checks.input_array("xs", xs, network.spatial_shape)
     steps, *batch = lead_shape(xs, network.spatial_shape)
     if not isinstance(steps, int):
         _checks.reject("xs", "a known number of steps, to cut into blocks", steps)
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, (steps, *batch))
+        reset = _array_checks.bool_array("reset", reset, (steps, *batch))
     if carry is not None:
         carry = jax.tree.map(jnp.asarray, carry)
     mask = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     options = {"unroll": unroll, "remat": remat, "project_first": project_first, "evaluator": evaluator}
     static = {"network": network, "k1": k1, "k2": k2, "options": tuple(options.items())}
-    return _truncated(params, xs, carry, mask, reset, key, _checks.start_array(start), **static)
+    return _truncated(params, xs, carry, mask, reset, key, _array_checks.start_array(start), **static)
 
 
 @partial(jax.jit, static_argnames=("network", "k1", "k2", "options"))

@@ -1,30 +1,22 @@
-"""A cell over a whole sequence: preconditions, direction, randomness, rematerialisation."""
+"""`unroll`, a cell over a whole sequence: its arguments and their preconditions."""
 
 import math
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from jaxlstm import _checks
-from jaxlstm._arrays import lead_shape, select
+from jaxlstm import _array_checks, _checks
+from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import C, Cell, P
-from jaxlstm._chunks import in_chunks
-from jaxlstm._chunkwise import CHUNK
-from jaxlstm._chunkwise import run as run_chunkwise
 from jaxlstm._directions import Directions
-from jaxlstm._dtypes import cast, cast_like, compute_dtype
 from jaxlstm._evaluators import evaluator_of
-from jaxlstm._random import Key, times
-from jaxlstm._scan import Plan
-from jaxlstm._sharding import match_varying, spans_devices, with_automatic_axes
-from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise
-from jaxlstm._tangent import recurrence
+from jaxlstm._random import Key
+from jaxlstm._run import run_checked
+from jaxlstm._sharding import spans_devices
+from jaxlstm._step import Carry, Output, Params
 from jaxlstm._templates import check_params
-from jaxlstm._wavefront import Wave, running_layers
 
 
 def unroll(
@@ -74,7 +66,6 @@ def unroll(
       project_first: where to apply the input weights. True: to all inputs before the loop, in one matmul. False: in
         each step, which takes less memory. None: before the loop, but on CPU in each step, unless the batch is one
         sequence ``[T, 1, I]`` and the weight matrices take 2 MB or more. The results differ by rounding only.
-
       evaluator: how the steps are evaluated; the results differ by rounding only. "loop": one after the other, for any
         cell. "associative": all at once, in a tree of depth log2(T), for a `LinearCell`. "chunkwise": the steps of a
         chunk at once, 64 or as many as `remat` says, for an `MLSTMCell`. "newton": all at once, by Newton's method,
@@ -107,7 +98,7 @@ def unroll(
         lengths=lengths,
         mask=mask,
         reset=reset,
-        start=_checks.start_array(start),
+        start=_array_checks.start_array(start),
         unroll=unroll,
         remat=remat,
         project_first=project_first,
@@ -139,16 +130,16 @@ def unroll_directions(
     differ in shapes or dtypes, where a carry holds integers, and where the batch is divided among devices.
     """
     _checks.check_cell(cell, Cell)
-    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    xs = _array_checks.input_array("xs", xs, cell.spatial_shape)
     steps, *batch = lead_shape(xs, cell.spatial_shape)
     params, firsts = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
     why = f"for xs of shape {xs.shape}"
     carry = tuple(
-        None if given is None else _checks.like_template("carry", given, first, why)
+        None if given is None else _array_checks.like_template("carry", given, first, why)
         for given, first in zip(carry, firsts, strict=True)
     )
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, (steps, *batch))
+        reset = _array_checks.bool_array("reset", reset, (steps, *batch))
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     static = {
         "cell": cell,
@@ -159,9 +150,9 @@ def unroll_directions(
         "evaluator": evaluator_of(cell, evaluator, steps, firsts[0]),
     }
     if len(reverse) == 1 or fit_one_loop(params, firsts, xs):
-        return _run(params, xs, carry, valid, reset, key, start, reverse=reverse, **static)
+        return run_checked(params, xs, carry, valid, reset, key, start, reverse=reverse, **static)
     each = zip(params, carry, key, reverse, strict=True)
-    runs = [_run((p,), xs, (c,), valid, reset, (k,), start, reverse=(back,), **static) for p, c, k, back in each]
+    runs = [run_checked((p,), xs, (c,), valid, reset, (k,), start, reverse=(back,), **static) for p, c, k, back in each]
     return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
 
 
@@ -178,10 +169,10 @@ def valid_steps(
     """True where a step counts: before its sequence's length, and where the mask says so. None where all do."""
     valid = None
     if mask is not None:
-        valid = _checks.bool_array("mask", mask, (steps, *batch_shape))
+        valid = _array_checks.bool_array("mask", mask, (steps, *batch_shape))
     if lengths is not None:
         time = jnp.arange(steps).reshape(steps, *(1 for _ in batch_shape))
-        within = time < _checks.length_array(lengths, batch_shape, steps).astype(time.dtype)[None]
+        within = time < _array_checks.length_array(lengths, batch_shape, steps).astype(time.dtype)[None]
         valid = within if valid is None else within & valid
     return valid
 
@@ -201,83 +192,3 @@ def chunk_length(remat: bool | int | str | None, steps: int) -> bool | int:
     if not isinstance(steps, int):
         _checks.reject("remat", "None or True where the number of steps is symbolic", repr(remat))
     return max(math.isqrt(steps), 1) if isinstance(remat, str) else int(remat)
-
-
-@partial(jax.jit, static_argnames=("cell", "reverse", "unroll", "remat", "project_first", "batch_first", "evaluator"))
-def _run(params: tuple[Params, ...], xs: Array, *more: Any, remat: bool | int, **static: Any) -> tuple[Any, Any]:
-    """`_run_plan`. Jitted with the cell static, so that equal calls outside jit compile once."""
-    plan = Plan(**static, keep_preactivations=remat is not True)
-    batch_rank = len(lead_shape(xs, plan.cell.spatial_shape)) - 1
-    return with_automatic_axes(partial(_run_plan, plan, remat), batch_rank)(params, xs, *more)
-
-
-def _run_plan(
-    plan: Plan,
-    remat: bool | int,
-    params: tuple[Params, ...],
-    xs: Array,
-    carry: tuple[Carry | None, ...],
-    valid: Array | None,
-    reset: Array | None,
-    key: tuple[Key | None, ...],
-    start: Array,
-) -> tuple[tuple[Carry, ...], tuple[Output, ...]]:
-    """The loops over checked arguments."""
-    params = tuple(cast(given, compute_dtype(given, xs.dtype)) for given in params)
-    of_direction = partial(begin, plan.cell, xs, valid, reset, start)
-    initial, carry, inputs = zip(*map(of_direction, params, carry, key, plan.reverse), strict=True)
-    run = partial(recurrence, plan, params, initial)
-    if plan.evaluator == "chunkwise":
-        chunk = CHUNK if isinstance(remat, bool) else remat
-        each = zip(params, initial, carry, inputs, plan.reverse, strict=True)
-        carry, ys = zip(*(run_chunkwise(plan.cell, *of_direction, chunk) for of_direction in each), strict=True)
-    elif isinstance(remat, bool):
-        carry, ys = run(carry, inputs)
-    else:
-        carry, ys = in_chunks(run, carry, inputs, remat, plan.reverse)
-    if reset is not None:  # a backward direction's at step 0; T = 0 has none
-        edge = reset[:1].any(0)
-        each = zip(plan.reverse, initial, carry, strict=True)
-        carry = tuple(select(edge, first, after) if reverse else after for reverse, first, after in each)
-    return carry, ys
-
-
-def begin(
-    cell: Cell,
-    xs: Array,
-    valid: Array | None,
-    reset: Array | None,
-    start: Array,
-    params: Params,
-    carry: Carry | None,
-    key: Key | None,
-    reverse: bool,
-) -> tuple[Carry, Carry, Inputs]:
-    """The initial carry of a direction, the carry that it begins with, and its inputs."""
-    batch_shape, dtype = lead_shape(xs, cell.spatial_shape)[1:], compute_dtype(params, xs.dtype)
-    initial = cell.init_carry(params, batch_shape, dtype=dtype)
-    carry = initial if carry is None else cast_like(carry, initial)
-    if isinstance(cell, Wave) and valid is not None:
-        noise, valid = running_layers(valid, cell.layers), None
-    else:
-        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
-        _check_noise(cell, noise, batch_shape)
-    initial, carry = match_varying((initial, carry), params, xs, valid, reset, noise)
-    return initial, carry, _prepare(Inputs(xs.astype(dtype), valid, reset, noise), reverse)
-
-
-def _check_noise(cell: Cell, noise: Any, batch_shape: tuple[int, ...]) -> None:
-    for leaf in jax.tree.leaves(noise):
-        if leaf.shape[1 : 1 + len(batch_shape)] != batch_shape:
-            name = f"what {type(cell).__name__}.draw returns"
-            _checks.reject(name, f"arrays that begin with the batch axes {batch_shape}", f"shape {leaf.shape[1:]}")
-
-
-def _prepare(inputs: Inputs, reverse: bool) -> Inputs:
-    """Zeros in place of masked inputs; with `reverse`, each reset moved to the step that comes after it."""
-    x, valid, reset, noise = inputs
-    if valid is not None:
-        x = select(valid, x, jnp.zeros_like(x))  # before any arithmetic, or NaN in the padding would reach gradients
-    if reset is not None and reverse:
-        reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
-    return Inputs(x, valid, reset, noise)

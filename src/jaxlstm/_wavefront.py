@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import carry_dtype, cast_like
@@ -189,7 +189,7 @@ def run_layers(
         each = zip(params, carry, (jnp.zeros(size, xs.dtype) for size in below), strict=True)
         why = f"for xs of shape {xs.shape}"
         checked = (
-            _checks.like_template("carry", given, check_params(cell, of_layer, tuple(batch), x, "xs")[1], why)
+            _array_checks.like_template("carry", given, check_params(cell, of_layer, tuple(batch), x, "xs")[1], why)
             for of_layer, given, x in each
         )
         carry = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=-2), *checked)

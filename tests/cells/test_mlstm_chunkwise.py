@@ -13,7 +13,7 @@ from modern import KEY, problem
 from references import random_options, steps_that_count
 
 import jaxlstm as jl
-from jaxlstm import _chunkwise, _unroll
+from jaxlstm import _chunkwise, _run, _unroll
 from jaxlstm._arrays import select
 from jaxlstm._dtypes import cast, compute_dtype
 
@@ -33,7 +33,7 @@ def chunkwise(cell, params, xs, carry=None, *, chunk=3, lengths=None, mask=None,
     params, xs, carry, reset = jax.tree.map(jnp.asarray, (params, xs, carry, reset))
     params = cast(params, compute_dtype(params, xs.dtype))
     valid = _unroll.valid_steps(xs.shape[0], xs.shape[1:-1], lengths=lengths, mask=mask)
-    initial, carry, inputs = _unroll.begin(cell, xs, valid, reset, jnp.asarray(0), params, carry, None, reverse)
+    initial, carry, inputs = _run.begin(cell, xs, valid, reset, jnp.asarray(0), params, carry, None, reverse)
     carry, ys = run_jitted(cell, params, initial, carry, inputs, reverse, chunk)
     return select(reset[:1].any(0), initial, carry) if reverse and reset is not None else carry, ys
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape
 from jaxlstm._dtypes import cast, cast_like, compute_dtype
 from jaxlstm._network import Network
@@ -110,5 +110,5 @@ def _computing(network: Network, params: dict[str, Any], xs: jax.Array, dtype: D
 def _like_the_first(network: Network, params: Params, name: str, carry: Carry, batch_shape: tuple[int, ...]) -> Carry:
     """A carry that is given, once it fits, in the dtypes of the first one."""
     first = jax.eval_shape(lambda: network.init_carry(params, batch_shape))
-    carry = _checks.like_template(name, carry, first, f"for inputs of batch shape {batch_shape}")
+    carry = _array_checks.like_template(name, carry, first, f"for inputs of batch shape {batch_shape}")
     return cast_like(carry, first)

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Int
 
-from jaxlstm import _checks, _unroll
+from jaxlstm import _array_checks, _checks, _unroll
 from jaxlstm._cell import Cell, RNNCarry
 from jaxlstm._dtypes import cast, compute_dtype
 from jaxlstm._step import Carry, Params
@@ -55,7 +55,7 @@ def time_first(inputs: ArrayLike, call: Call) -> Steps:
     inputs = jnp.moveaxis(inputs, time_axis, 0)
     steps, *batch = inputs.shape[: len(lead)]
     mask, reset = (
-        None if value is None else jnp.moveaxis(_checks.bool_array(name, value, lead), time_axis, 0)
+        None if value is None else jnp.moveaxis(_array_checks.bool_array(name, value, lead), time_axis, 0)
         for name, value in (("mask", call.mask), ("reset", call.reset))
     )
     lengths = None if call.seq_lengths is None else _seq_lengths(call.seq_lengths, tuple(batch), steps)
@@ -144,7 +144,7 @@ def run_on_core(*runs: CoreRun) -> list[tuple[Any, Array]]:
         lengths=None,
         mask=runs[0].steps.valid,
         reset=runs[0].steps.reset,
-        start=_checks.start_array(0),
+        start=_array_checks.start_array(0),
         unroll=unroll,
         remat=remat,
         project_first=None,
@@ -199,7 +199,7 @@ def _flax_carry(carry: Carry) -> Any:
 
 
 def _carry_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = _checks.float_array(name, value, 0, "")
+    array = _array_checks.float_array(name, value, 0, "")
     if array.shape != shape:
         _checks.reject(name, f"shape {shape}", array.shape)
     return array

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
@@ -131,7 +131,7 @@ def _check_arrays(cell: Cell, params: Params, x: ArrayLike, carries: Carry) -> t
             _checks.reject(
                 name, "values known now (call fixed_points outside jit, grad and vmap)", "a tracer", TypeError
             )
-    x = _checks.float_array("x", x, 1, "[I]")
+    x = _array_checks.float_array("x", x, 1, "[I]")
     if x.ndim > 1:
         _checks.reject("x", "an array [I] (one input, without time or batch)", _checks.describe(x))
     params, like = check_params(cell, params, (), x, "x")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._cell import Cell
 from jaxlstm._flat import flatten, unflatten
 from jaxlstm._step import Carry, Inputs, Params, next_carry
@@ -19,7 +19,7 @@ def check_carries(name: str, carries: Carry, like: Carry) -> tuple[Carry, tuple[
     shape = np.shape(leaves[0]) if leaves else ()
     lead = shape[: len(shape) - len(jax.tree.leaves(like)[0].shape)] or (1,)
     template = jax.tree.map(lambda part: jax.ShapeDtypeStruct((*lead, *part.shape), part.dtype), like)
-    carries = _checks.like_template(name, carries, template, "(leading axes, then those of one carry)")
+    carries = _array_checks.like_template(name, carries, template, "(leading axes, then those of one carry)")
     if not math.prod(lead):
         _checks.reject(name, "at least one carry", f"leading axes {lead}")
     return carries, lead

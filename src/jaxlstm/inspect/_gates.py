@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import select
 from jaxlstm._dtypes import at_least_float32
 from jaxlstm._unroll import valid_steps
@@ -116,7 +116,7 @@ def retention(
         _checks.reject("lags", f"fewer than the {f.shape[0]} steps of f", lags)
     factors = select(counts, f, jnp.ones_like(f))
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, f.shape[:-1])
+        reset = _array_checks.bool_array("reset", reset, f.shape[:-1])
         factors = select(reset, jnp.zeros_like(f), factors)
     return _retention(factors, counts, lags=int(lags))
 
@@ -140,7 +140,7 @@ def _retention(
 
 def _gate(name: str, gate: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None) -> tuple[Array, Array]:
     """A gate in at least float32, and which of its steps count."""
-    gate = _checks.float_array(name, gate, 2, "[T, *batch, H]")
+    gate = _array_checks.float_array(name, gate, 2, "[T, *batch, H]")
     steps, *batch = gate.shape[:-1]
     counts = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     counts = jnp.ones(gate.shape[:-1], bool) if counts is None else counts

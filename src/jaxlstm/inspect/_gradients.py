@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Int
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, compute_dtype
@@ -66,7 +66,7 @@ def gradient_flow(
     """
     _checks.check_cell(cell, Cell)
     _checks.check_function("loss", loss)
-    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    xs = _array_checks.input_array("xs", xs, cell.spatial_shape)
     lead = lead_shape(xs, cell.spatial_shape)
     params, first = check_params(cell, params, lead[1:], xs, "xs")
     xs = xs.astype(compute_dtype(params, xs.dtype))
@@ -196,7 +196,7 @@ def _output_at_last_step(
     if not isinstance(network, Network):
         _checks.check_cell(network, Cell, "network")
         network = Layer(network)
-    inputs = _checks.input_array("xs", xs, network.spatial_shape)
+    inputs = _array_checks.input_array("xs", xs, network.spatial_shape)
     if not inputs.shape[0]:
         _checks.reject("xs", "at least one step", _checks.describe(inputs))
     lead = lead_shape(inputs, network.spatial_shape)

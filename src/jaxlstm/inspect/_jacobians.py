@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
@@ -84,7 +84,7 @@ def largest_singular_values(jacobians: Float[ArrayLike, "*lead S S"]) -> Float[A
     >>> largest_singular_values(jnp.diag(jnp.array([0.5, -2.0]))[None])
     Array([2.], dtype=float32)
     """
-    jacobians = _checks.float_array("jacobians", jacobians, 2, "[*, S, S]")
+    jacobians = _array_checks.float_array("jacobians", jacobians, 2, "[*, S, S]")
     if jacobians.shape[-1] != jacobians.shape[-2]:
         _checks.reject("jacobians", "an array [*, S, S]", _checks.describe(jacobians))
     return jnp.linalg.svd(jacobians, compute_uv=False)[..., 0]

@@ -6,15 +6,16 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast, compute_dtype
 from jaxlstm._evaluators import evaluator_of
 from jaxlstm._newton import NewtonReport, newton
+from jaxlstm._run import begin
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
-from jaxlstm._unroll import begin, valid_steps
+from jaxlstm._unroll import valid_steps
 
 CONTRACTING = -0.1  # nats a step
 
@@ -55,14 +56,14 @@ def newton_report(
     (True, True)
     """
     _checks.check_cell(cell, Cell)
-    xs = _checks.input_array("xs", xs, cell.spatial_shape)
+    xs = _array_checks.input_array("xs", xs, cell.spatial_shape)
     steps, *batch = lead_shape(xs, cell.spatial_shape)
     params, first = check_params(cell, params, tuple(batch), xs, "xs")
     evaluator_of(cell, "newton", steps, first)
     if carry is not None:
-        carry = _checks.like_template("carry", carry, first, f"for xs of shape {xs.shape}")
+        carry = _array_checks.like_template("carry", carry, first, f"for xs of shape {xs.shape}")
     if reset is not None:
-        reset = _checks.bool_array("reset", reset, (steps, *batch))
+        reset = _array_checks.bool_array("reset", reset, (steps, *batch))
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     return _report(cell, params, xs, carry, valid, reset)
 
@@ -72,7 +73,7 @@ def _report(
     cell: Cell, params: Params, xs: Array, carry: Carry | None, valid: Array | None, reset: Array | None
 ) -> NewtonReport:
     params = cast(params, compute_dtype(params, xs.dtype))
-    initial, carry, inputs = begin(cell, xs, valid, reset, _checks.start_array(0), params, carry, None, False)
+    initial, carry, inputs = begin(cell, xs, valid, reset, _array_checks.start_array(0), params, carry, None, False)
     with jax.default_matmul_precision("highest"):
         return newton(cell, params, initial, carry, inputs, reverse=False)[1]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm.inspect._gates import Saturation
 
 Axes = Any  # of Matplotlib
@@ -209,7 +209,7 @@ def draw_text(
 
 def _numbers(name: str, values: ArrayLike, ndim: int, axes: str) -> np.ndarray:
     """The checked values as a NumPy array, for Matplotlib. More than `ndim` axes need a "*batch" in `axes`."""
-    array = _checks.float_array(name, values, ndim, axes)
+    array = _array_checks.float_array(name, values, ndim, axes)
     if array.ndim > ndim and "*batch" not in axes:
         _checks.reject(name, f"an array {axes} (choose one sequence)", _checks.describe(array))
     return np.asarray(array, np.float64)

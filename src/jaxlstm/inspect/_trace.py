@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, cast, cast_like, compute_dtype
@@ -81,6 +81,21 @@ def trace(
     >>> bool(jnp.allclose(seen.carry.c, gates.f * seen.before.c + gates.i * gates.g))
     True
     """
+    start = _array_checks.start_array(start)
+    if isinstance(network, Network):
+        if reverse:
+            _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
+        more = {"unroll": None, "remat": None, "project_first": None, "evaluator": "loop"}
+        return _trace_network(network, params, xs, carry, Options(lengths, mask, reset, key, start, **more))
+    _checks.check_cell(network, Cell, "network")
+    options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse, "key": key, "start": start}
+    return _trace_cell(network, params, xs, carry, **options)
+
+
+def _trace_network(
+    network: Network, params: Params, xs: ArrayLike, carry: Carry | None, options: Options
+) -> tuple[Carry, Any]:
+    """`trace` of a network."""
     traces: list[Trace] = []
 
     def run_cell(
@@ -98,19 +113,10 @@ def trace(
         traces.extend(of_direction for _, of_direction in seen)
         return tuple(after for after, _ in seen), tuple(of_direction.ys for _, of_direction in seen)
 
-    start = _checks.start_array(start)
-    if isinstance(network, Network):
-        if reverse:
-            _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
-        xs = _checks.input_array("xs", xs, network.spatial_shape)
-        more = {"unroll": None, "remat": None, "project_first": None, "evaluator": "loop"}
-        options = Options(lengths, mask, reset, key, start, **more)
-        with lowered_for("cpu"):  # where each layer has a loop of its own
-            after, _ = network._apply(params, xs, carry, options, run_cell)
-        return after, _nest(network, iter(traces))
-    _checks.check_cell(network, Cell, "network")
-    options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse, "key": key, "start": start}
-    return _trace_cell(network, params, xs, carry, **options)
+    xs = _array_checks.input_array("xs", xs, network.spatial_shape)
+    with lowered_for("cpu"):  # where each layer has a loop of its own
+        after, _ = network._apply(params, xs, carry, options, run_cell)
+    return after, _nest(network, iter(traces))
 
 
 def _nest(network: Network, traces: Iterator[Trace]) -> Any:

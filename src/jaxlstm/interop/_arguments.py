@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._cell import Cell
 from jaxlstm._network import Network
 from jaxlstm._step import Params
@@ -23,7 +23,7 @@ def check_network(network: Any, params: Params) -> int:
     if getattr(w_ih, "ndim", None) != 2 + len(network.spatial_shape):
         _checks.reject("params", f"those of {network}, with a w_ih [I, G] first", _checks.describe(params), TypeError)
     input_size = int(w_ih.shape[-2])  # type: ignore[union-attr]
-    _checks.like_template("params", params, template(network, input_size), f"for {network}")
+    _array_checks.like_template("params", params, template(network, input_size), f"for {network}")
     return input_size
 
 

@@ -6,7 +6,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxlstm import _checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import select
 from jaxlstm._dtypes import at_least_float32
 
@@ -32,7 +32,7 @@ def masked_mean(values: ArrayLike, mask: ArrayLike | None = None) -> Float[Array
     >>> float(masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])))
     2.0
     """
-    values = _checks.float_array("values", values, 0, "[*batch, *rest]")
+    values = _array_checks.float_array("values", values, 0, "[*batch, *rest]")
     values = values.astype(at_least_float32(values.dtype))
     if mask is None:
         return jnp.sum(values) / max(values.size, 1)
@@ -63,11 +63,11 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None =
     >>> float(cross_entropy(logits, jnp.array([1, -1]), jnp.array([True, False])))  # log 2
     0.6931471824645996
     """
-    logits = _checks.float_array("logits", logits, 1, "[*batch, C]")
+    logits = _array_checks.float_array("logits", logits, 1, "[*batch, C]")
     logits = logits.astype(at_least_float32(logits.dtype))
     labels = _labels(labels, logits.shape[:-1])
     if mask is not None:
-        mask = _checks.bool_array("mask", mask, labels.shape)
+        mask = _array_checks.bool_array("mask", mask, labels.shape)
         logits = select(mask, logits, jnp.zeros_like(logits))
         labels = jnp.where(mask, labels, jnp.zeros_like(labels))
     return masked_mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels), mask)
@@ -93,8 +93,8 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | 
     >>> float(squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     2.0
     """
-    predictions = _checks.float_array("predictions", predictions, 0, "[*batch, *rest]")
-    targets = _checks.float_array("targets", targets, 0, "[*batch, *rest]")
+    predictions = _array_checks.float_array("predictions", predictions, 0, "[*batch, *rest]")
+    targets = _array_checks.float_array("targets", targets, 0, "[*batch, *rest]")
     if predictions.shape != targets.shape:  # (n,) against (n, 1) would broadcast to (n, n) and train on nonsense
         _checks.reject("targets", f"shape {predictions.shape}, as predictions", targets.shape)
     with jax.numpy_dtype_promotion("standard"):
@@ -108,7 +108,7 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | 
 
 def _leading_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
     """`mask` as a bool array of the first axes of `shape`."""
-    return _checks.bool_array("mask", mask, shape[: jnp.ndim(mask)])
+    return _array_checks.bool_array("mask", mask, shape[: jnp.ndim(mask)])
 
 
 def _labels(labels: ArrayLike, shape: tuple[int, ...]) -> Array:
