@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxlstm as jl
-from jaxlstm import _unroll
+from jaxlstm import _run
 from jaxlstm._platform import Choice, choices
 
 DRAW = np.random.default_rng(0)
@@ -111,11 +111,11 @@ def compiled(fn, *args):
 
 def as_on_an_accelerator(monkeypatch, fn, *args):
     """Call a function with what JAX would take there. Nothing of it may stay in a cache."""
-    _unroll._run.clear_cache()
+    _run.run_checked.clear_cache()
     with monkeypatch.context() as patch:
         patch.setattr(jax.lax, "platform_dependent", lambda *operands, default, **_: default(*operands))
         results = compiled(fn, *args)
-    _unroll._run.clear_cache()
+    _run.run_checked.clear_cache()
     return results
 
 
