@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxlstm._dtypes import at_least_float32
+
 
 def lead_shape(x: Array, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes of inputs before the spatial ones and the features: ``[*batch]`` of a step, ``[T, *batch]`` of all."""
@@ -30,8 +32,9 @@ def affine(x: Array, w: Array, b: Array | None) -> Array:
 
 
 def add_bias(z: Float[Array, "*batch n"], b: Float[Array, "n"]) -> Array:
-    """z + b, without implicit rank promotion."""
-    return z + per_feature(b, z)
+    """z + b, without implicit rank promotion; in at least float32, so that b's gradient, a sum, is summed in it."""
+    wide = at_least_float32(z.dtype)
+    return (z.astype(wide) + per_feature(b.astype(wide), z)).astype(z.dtype)
 
 
 def per_feature(weights: Float[Array, "*spatial n"], like: Float[Array, "*batch n"]) -> Array:

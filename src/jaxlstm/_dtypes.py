@@ -47,6 +47,11 @@ def cast(tree: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(leaf, tree)
 
 
+def widen(tree: Any) -> Any:
+    """Every floating-point and complex leaf in at least 32 bits, so that gradients of many uses are summed in those."""
+    return jax.tree.map(lambda leaf: cast(leaf, at_least_float32(leaf.dtype)), tree)
+
+
 def cast_like(tree: Any, like: Any) -> Any:
     """Every leaf in the dtype of its counterpart, unless that is float0, the tangent of an integer."""
 

@@ -13,7 +13,7 @@ from jaxlstm._cell import Cell
 from jaxlstm._chunks import in_chunks
 from jaxlstm._chunkwise import CHUNK
 from jaxlstm._chunkwise import run as run_chunkwise
-from jaxlstm._dtypes import cast, cast_like, compute_dtype
+from jaxlstm._dtypes import cast, cast_like, compute_dtype, widen
 from jaxlstm._random import Key, times
 from jaxlstm._scan import Plan
 from jaxlstm._sharding import match_varying, with_automatic_axes
@@ -45,15 +45,19 @@ def _run(
     params = tuple(cast(given, compute_dtype(given, xs.dtype)) for given in params)
     of_direction = partial(begin, plan.cell, xs, valid, reset, start)
     initial, carry, inputs = zip(*map(of_direction, params, carry, key, plan.reverse), strict=True)
-    run = partial(recurrence, plan, params, initial)
     if plan.evaluator == "chunkwise":
         chunk = CHUNK if isinstance(remat, bool) else remat
         each = zip(params, initial, carry, inputs, plan.reverse, strict=True)
         carry, ys = zip(*(run_chunkwise(plan.cell, *of_direction, chunk) for of_direction in each), strict=True)
     elif isinstance(remat, bool):
-        carry, ys = run(carry, inputs)
+        carry, ys = recurrence(plan, params, initial, carry, inputs)
     else:
-        carry, ys = in_chunks(run, carry, inputs, remat, plan.reverse)
+        wide = widen((params, initial))
+
+        def of_chunk(carry: tuple[Carry, ...], inputs: tuple[Inputs, ...]) -> tuple[Any, Any]:
+            return recurrence(plan, *cast_like(wide, (params, initial)), carry, inputs)
+
+        carry, ys = in_chunks(of_chunk, carry, inputs, remat, plan.reverse)
     if reset is not None:  # a backward direction's at step 0; T = 0 has none
         edge = reset[:1].any(0)
         each = zip(plan.reverse, initial, carry, strict=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
-from jaxlstm._dtypes import cast_like
+from jaxlstm._dtypes import cast_like, widen
 from jaxlstm._layers import Bidirectional, Layer
 from jaxlstm._network import Network
 from jaxlstm._random import Key
@@ -151,9 +151,10 @@ def _truncated(
         template, _ = jax.eval_shape(run, params, key, carry, whole)
         carry = network.init_carry(params, batch_shape) if carry is None else carry
         carry = match_varying(cast_like(carry, template), template)  # what blocks hand on
-        blocks = _blocks(whole, k1, network.spatial_shape)
+        blocks, wide = _blocks(whole, k1, network.spatial_shape), widen(params)
         if k1 == k2:
-            carry, ys = _block_by_block(partial(run, params, key), carry, blocks)
+            of_block = lambda carry, block: run(cast_like(wide, params), key, carry, block)  # noqa: E731
+            carry, ys = _block_by_block(of_block, carry, blocks)
         else:
             borders = _borders(partial(run, stop_gradient(params), key), carry, blocks, k2 // k1)
             carry, ys = _windows(partial(run, params, key), borders, blocks, k2 // k1, network.spatial_shape)
