@@ -143,7 +143,7 @@ def _valid(sequences: Sequences) -> np.ndarray:
 TASK = Task(
     recipe=RECIPE,
     problem=problem,
-    help="JapaneseVowels: recognise nine speakers by a vowel; bidirectional",
+    help="recognise nine speakers by a vowel (JapaneseVowels); bidirectional",
     picture_name="confusion_matrix.png",
     limits={"hold_out": (0, 29)},  # of 30 for each speaker
 )
