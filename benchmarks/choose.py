@@ -25,6 +25,10 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3},
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2},
         {"hidden_size": 200, "dropout": 0.5, "learning_rate": 3e-3, "steps": 1600},
+        {"hidden_size": 300, "dropout": 0.7, "learning_rate": 1e-2, "steps": 1600},
+        {"hidden_size": 300, "dropout": 0.7, "learning_rate": 1e-2, "steps": 3200},
+        {"layers": 2, "hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2},
+        {"layers": 2, "hidden_size": 200, "dropout": 0.2, "learning_rate": 3e-3},  # as published, but for the rate
     ],
 }
 SEEDS = 1

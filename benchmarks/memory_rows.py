@@ -53,7 +53,9 @@ MISSED = (
     "after 10 steps and nothing after 100, so that there is hardly a gradient to learn from; and *open* rows, which "
     "are dear, stop early. Chrono biases open the gates for the length of the task. The tanh RNN has no gate to open. "
     "What stops the LSTM without a forget gate was not looked into. On copying, RNN is worse than no memory at a rate "
-    "of 0.01, the same for all cells; lower ones were not tried."
+    "of 0.01, the same for all cells; lower ones were not tried. On the chorales the GRU is 0.06 nats behind: the "
+    "weights of the last step count here, and more steps, or two layers, end worse; the published code keeps, of up to "
+    "100 epochs, the weights that are best on validation."
 )
 FIGURES = "Test figures, mean (and standard deviation) over the seeds. *missed*: worse than published for that cell."
 ADDING = Criterion(window=2000, wrong=0, error=0.01)
@@ -129,11 +131,10 @@ ROWS = {
     "jsb": Row(
         "jsb",
         {"LSTM": 8.45, "GRU": 8.43, "RNN": 8.91},
-        "Published with 2 layers of 200, dropout 0.2. Recipes were chosen by the chorales to validate: RNN's and the "
-        "GRU's by choose.py, the LSTM's as the best of four, which is the task's. With the LSTM's recipe, "
-        "0.03 worse on validation, the GRU came to 8.6134 (0.0485).",
+        "Published with 2 layers of 200, dropout 0.2. Recipes were chosen by the chorales to validate (choose.py). The "
+        "GRU came to 8.6241 (0.0592) with RNN's recipe and to 8.6134 (0.0485) with the LSTM's.",
         unit="nats a frame",
-        own={cell: {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2} for cell in ("RNN", "GRU")},
+        own={"RNN": {"hidden_size": 200, "dropout": 0.5, "learning_rate": 1e-2}, "GRU": {"steps": 1600}},
         cells=PLAIN,
         seeds=2,
     ),
