@@ -70,7 +70,7 @@ ROWS = {
         f"{LINEAR} {STRICT}",
         ADDING,
         changes={"length": 500, "steps": 1250},
-        cells=FEW,
+        cells=(*FEW, "LSTM, no forget gate"),
         seeds=3,
     ),
     "adding-1000": Row(
