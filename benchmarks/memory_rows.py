@@ -79,7 +79,7 @@ ROWS = {
         f"{LINEAR} {STRICT}",
         ADDING,
         changes={"length": 1000, "steps": 1500},
-        cells=FEW,
+        cells=(*FEW, "LSTM, no forget gate"),
         seeds=2,
     ),
     "multiplication": Row("multiplication", 482_000, LINEAR, Criterion(2000, 139), changes={"steps": 1500}, cells=LONG),
