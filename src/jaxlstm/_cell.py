@@ -1,7 +1,7 @@
 """What a cell is: five pieces of mathematics, and its step.
 
-Axes in the annotations: ``T`` steps, ``*batch`` any number of batch axes (none included), ``I`` input size,
-``H`` hidden size, ``O`` output size, ``G`` the packed gates (4H for an LSTM, 3H for a GRU, H for an RNN).
+Axes in the annotations: ``T`` steps, ``*batch`` any number of batch axes, none included. ``I`` is the input size, ``H``
+the hidden size, ``O`` the output size. ``G`` is the packed gates: 4H for an LSTM, 3H for a GRU, H for an RNN.
 """
 
 import functools

@@ -152,8 +152,11 @@ def _truncated(
         carry = network.init_carry(params, batch_shape) if carry is None else carry
         carry = match_varying(cast_like(carry, template), template)  # what blocks hand on
         blocks, wide = _blocks(whole, k1, network.spatial_shape), widen(params)
+
+        def of_block(carry: Carry, block: Span) -> tuple[Carry, Output]:
+            return run(cast_like(wide, params), key, carry, block)
+
         if k1 == k2:
-            of_block = lambda carry, block: run(cast_like(wide, params), key, carry, block)  # noqa: E731
             carry, ys = _block_by_block(of_block, carry, blocks)
         else:
             borders = _borders(partial(run, stop_gradient(params), key), carry, blocks, k2 // k1)
