@@ -52,12 +52,12 @@ MISSED = (
     "Why *missed* and *open*: a forget gate that starts at sigma(1) = 0.73 (a GRU's at 0.5) keeps 4 % of a value "
     "after 10 steps and nothing after 100, so that there is hardly a gradient to learn from; and *open* rows, which "
     "are dear, stop early. Chrono biases open the gates for the length of the task. The tanh RNN has no gate to open. "
-    "The LSTM without a forget gate has the input gates of 1997, which start at sigma(-3) = 0.05. With biases of 0, "
-    "where what it lets in at first stays, it met reber, and with one seed each temporal-order-6a and the noise-free "
-    "lag. On copying, a rate of 0.01, the same for all cells, is too high for RNN: by hand, it came to the floor at "
-    "0.003 and 0.001, and below it, to 0.170, at 0.0003. On the chorales the GRU is 0.06 nats behind: the weights of "
-    "the last step count here, and more steps, or two layers, end worse; the published code keeps, of up to 100 "
-    "epochs, the weights that are best on validation."
+    "The LSTM without a forget gate has the input gates of 1997, which start at sigma(-3) = 0.05. With biases of 0 it "
+    "lets in too much at first, and all of it stays: it met reber, and with one seed each temporal-order-6a and the "
+    "noise-free lag. On copying, a rate of 0.01, the same for all cells, is too high for RNN: by hand, it came to the "
+    "floor at 0.003 and 0.001, and below it, to 0.170, at 0.0003. On the chorales the GRU is 0.06 nats behind: the "
+    "weights of the last step count here, and more steps, or two layers, end worse; the published code keeps, of up "
+    "to 100 epochs, the weights that are best on validation."
 )
 FIGURES = "Test figures, mean (and standard deviation) over the seeds. *missed*: worse than published for that cell."
 ADDING = Criterion(window=2000, wrong=0, error=0.01)

@@ -1,9 +1,9 @@
 """All steps of any recurrence at once, by Newton's method. Experimental.
 
 The carries s_1 .. s_T of a sequence solve the equations s_t = step(s_{t-1}, x_t). Newton's method starts from a guess
-for all of them. It computes what is missing, r_t = step(s_{t-1}, x_t) - s_t, and the Jacobians J_t of the steps. Then it
-corrects all carries by the solution of d_t = J_t d_{t-1} + r_t, which an associative scan finds. (Lim et al. 2024,
-"Parallelizing non-linear sequential models over the sequence length"; Danieli et al. 2023, "DeepPCR".)
+for all of them. It computes what is missing, r_t = step(s_{t-1}, x_t) - s_t, and the Jacobians J_t of the steps.
+Then it corrects all carries by the solution of d_t = J_t d_{t-1} + r_t, which an associative scan finds. (Lim et al.
+2024, "Parallelizing non-linear sequential models over the sequence length"; Danieli et al. 2023, "DeepPCR".)
 
 This takes few iterations where the steps forget what was before them, and up to T where they amplify it. Damping scales
 the Jacobians by a factor, which is halved where a correction made things far worse (compare Gonzalez et al. 2024,
