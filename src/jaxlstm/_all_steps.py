@@ -49,9 +49,9 @@ def _of_step(
         return readout(plan.cell, params, after)
 
     dafter = dy = None
-    matrices = matrices_of(params)
+    matrices = matrices_of(plan.cell, params)
     if reads(of_matrices, matrices):
-        _, dafter = jax.jvp(of_matrices, (matrices,), (matrices_of(dparams),))
+        _, dafter = jax.jvp(of_matrices, (matrices,), (matrices_of(plan.cell, dparams),))
     if reads(partial(of_readout, kept.before), params):
         _, dy = jax.jvp(partial(of_readout, of_matrices(matrices)), (params,), (dparams,))
     return Direct(pack(dz, inputs.x.ndim - 1) if packed else dz, dafter, dy)

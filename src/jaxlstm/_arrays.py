@@ -1,6 +1,7 @@
 """Small functions of arrays that every cell and the loop need."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -65,3 +66,15 @@ def add_tangents(one: Any, other: Any) -> Any:
     if other is None:
         return one
     return jax.tree.map(lambda a, b: a if a.dtype == jax.dtypes.float0 else a + b.astype(a.dtype), one, other)
+
+
+def linear_in_a_rule(fn: Callable[..., Any], *tangents: Any) -> Any:
+    """``fn(*tangents)``, for a linear function with a scan in it, within a custom_jvp rule.
+
+    Before jax 0.10, a scan written straight into such a rule has no transpose. The jvp of the function, which is the
+    function itself, has one; but then a custom_vjp within a cell cannot be differentiated.
+    """
+    if jax.__version_info__ >= (0, 10):
+        return fn(*tangents)
+    _, out = jax.jvp(fn, jax.tree.map(jnp.zeros_like, tangents), tangents)
+    return out

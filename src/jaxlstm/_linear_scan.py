@@ -57,7 +57,7 @@ def linear_scan(
 ) -> tuple[Carry, Output]:
     """The tangents of the last carry and of the outputs, for the constants ``(params, dparams, dinitial, dcarry)``."""
     params, dparams, dinitial, dcarry = constants
-    vectors, dvectors = (_per_sequence(cell, vectors_of(tree), steps.inputs.x) for tree in (params, dparams))
+    vectors, dvectors = (_per_sequence(cell, vectors_of(cell, tree), steps.inputs.x) for tree in (params, dparams))
     shared = Shared(cell, params, dinitial, vectors, dvectors)
     step = jax.checkpoint(partial(_tangent, shared), prevent_cse=False)
 
@@ -124,7 +124,7 @@ def _transition_tangent(
     def of_step(vectors: Params, z: Any, before: Carry, inputs: Inputs) -> Carry:
         return transition(cell, fill(params, vectors), z, before, inputs)
 
-    vectors = cast(vectors_of(params), at_least_float32(inputs.x.dtype))
+    vectors = cast(vectors_of(cell, params), at_least_float32(inputs.x.dtype))
     if not reads(lambda vectors: of_step(vectors, *primals, inputs), vectors):
         return jax.jvp(lambda z, before: transition(cell, params, z, before, inputs), primals, tangents)
     of_each: Callable[..., Carry] = of_step

@@ -4,18 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jaxtyping import Array
 
+from jaxlstm._cell import Cell
 from jaxlstm._step import Params
 
 
-def vectors_of(params: Params) -> Params:
+def vectors_of(cell: Cell, params: Params) -> Params:
     """The params with None in place of the matrices."""
-    return jax.tree.map(lambda leaf: leaf if leaf.ndim < 2 else None, params)
+    return jax.tree.map(lambda leaf: leaf if _is_vector(cell, leaf) else None, params)
 
 
-def matrices_of(params: Params) -> Params:
+def matrices_of(cell: Cell, params: Params) -> Params:
     """The params with None in place of the vectors."""
-    return jax.tree.map(lambda leaf: None if leaf.ndim < 2 else leaf, params)
+    return jax.tree.map(lambda leaf: None if _is_vector(cell, leaf) else leaf, params)
+
+
+def _is_vector(cell: Cell, leaf: Array) -> bool:
+    """Whether it has one axis at most, or besides that the cell's spatial axes, such as peepholes at each position."""
+    return leaf.ndim < 2 + len(cell.spatial_shape)
 
 
 def fill(params: Params, some: Params) -> Params:

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxlstm._all_steps import of_params_and_inputs
-from jaxlstm._arrays import add_tangents, pack, select
+from jaxlstm._arrays import add_tangents, linear_in_a_rule, pack, select
 from jaxlstm._directions import run_directions
 from jaxlstm._linear_scan import Step, linear_scan
 from jaxlstm._platform import Choice, choices, per_platform
@@ -69,12 +69,7 @@ def _recurrence_jvp(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, .
     else:
         linear = partial(per_platform, partial(_tangents_for_one, plan), by_platform, params, inputs, kept)
     dprimals = (dparams, dinitial, dcarry, tuple(given.x for given in dinputs))
-    if jax.__version_info__ >= (0, 10):
-        return (carry, ys), linear(*dprimals)
-    # Before jax 0.10, a scan written straight into a custom_jvp rule has no transpose. The jvp of this linear function,
-    # which is the function itself, has one; but then a custom_vjp within a cell cannot be differentiated.
-    _, dout = jax.jvp(linear, jax.tree.map(jnp.zeros_like, dprimals), dprimals)
-    return (carry, ys), dout
+    return (carry, ys), linear_in_a_rule(linear, *dprimals)
 
 
 def _tangents_for_one(plan: Plan, choice: Choice, *args: Any) -> tuple[Any, Any]:

@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
-from jaxlstm._arrays import add_bias
+from jaxlstm._arrays import add_bias, add_tangents, linear_in_a_rule
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, carry_dtype
 from jaxlstm._random import Key
+from jaxlstm._sharding import match_varying
 from jaxlstm.cells._lstm import Gates, LSTMCarry, lstm_transition
 from jaxlstm.cells._lstm_variants import peep
 
@@ -141,6 +144,7 @@ def conv_lstm_gates(
     return Gates(i=i, f=f, g=g, o=jax.nn.sigmoid(peep(z_o, p_o, f * c + i * g)))
 
 
+@jax.custom_jvp
 def convolve(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]) -> Array:
     """The kernel at every position of the spatial axes, which lie before the features; zeros around."""
     axes = w.ndim - 2
@@ -149,3 +153,32 @@ def convolve(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]) -> Arr
     layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
     z = jax.lax.conv_general_dilated(merged, w, (1,) * axes, "SAME", dimension_numbers=layout)
     return z.reshape(*lead, *z.shape[1:])
+
+
+@partial(convolve.defjvp, symbolic_zeros=True)
+def _convolve_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (x, w), (dx, dw) = primals, tangents
+    of_x = None if isinstance(dx, SymbolicZero) else convolve(dx, w)
+    of_w = None if isinstance(dw, SymbolicZero) else linear_in_a_rule(partial(convolve_by_taps, x), dw)
+    return convolve(x, w), of_w if of_x is None else add_tangents(of_x, of_w)
+
+
+def convolve_by_taps(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]) -> Array:
+    """`convolve` as a sum of matmuls, one for each position of the kernel.
+
+    It gives the gradient of the kernel. As a convolution, XLA on CPU takes up to a hundred times as long for it when it
+    stands in a loop or a conditional.
+    """
+    kernel, lead = w.shape[:-2], x.ndim - w.ndim + 1
+    around = [((size - 1) // 2, size // 2) for size in kernel]
+    padded = jnp.pad(x, [(0, 0)] * lead + around + [(0, 0)])
+
+    def add(z: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
+        place, matrix = tap
+        moved = jax.lax.dynamic_slice(padded, (*[0] * lead, *place, 0), x.shape)
+        return z + (moved.reshape(-1, x.shape[-1]) @ matrix).astype(z.dtype), None
+
+    zeros = jnp.zeros((math.prod(x.shape[:-1]), w.shape[-1]), at_least_float32(x.dtype))
+    taps = jnp.indices(kernel).reshape(len(kernel), -1).T, w.reshape(-1, *w.shape[-2:])
+    z, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), match_varying(zeros, x, w), taps)
+    return z.reshape(*x.shape[:-1], w.shape[-1]).astype(x.dtype)
