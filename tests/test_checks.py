@@ -332,8 +332,30 @@ class Drawing(jl.RNNCell):
 
 def test_what_is_drawn_has_the_batch_s_axes():
     cell = Drawing(4)
-    with pytest.raises(ValueError, match=r"Drawing.draw returns: .* begin with the batch axes \(2,\), got shape \(\)"):
-        jl.unroll(cell, params_of(cell), XS, key=KEY)
+    params = params_of(cell)
+    message = r"Drawing.draw returns: .* begin with the batch axes \(2,\), got shape \(\)"
+    with pytest.raises(ValueError, match=message):
+        jl.unroll(cell, params, XS, key=KEY)
+    with pytest.raises(ValueError, match=message):
+        cell.step(params, cell.init_carry(params, (2,)), XS[0], key=KEY)
+
+
+class Reading(jl.RNNCell):
+    """One whose output is part of its params."""
+
+    def readout(self, params, carry):
+        return params.b[:3]
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": np.array([1, 2])}])
+def test_what_is_read_has_the_batch_s_axes(options):
+    cell = Reading(4)
+    params = params_of(cell)
+    message = r"Reading.readout returns: .* begin with the batch axes \(2,\), got shape \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        jl.unroll(cell, params, XS, **options)
+    with pytest.raises(ValueError, match=message):
+        cell.step(params, cell.init_carry(params, (2,)), XS[0])
 
 
 class CountedCarry(NamedTuple):

@@ -81,6 +81,19 @@ def test_gradients_of_steps_are_those_of_the_whole(problem):
     assert_close(by_steps, loss(lambda params: whole(network, params, carry, KEY)), rtol=1e-11)
 
 
+def test_masked_inputs_reach_no_gradient(problem):
+    network, params, carry = problem
+
+    def gradients(x):
+        step = partial(network.step, mask=MASK[0], key=KEY)
+        loss = jax.jit(jax.grad(lambda *args: (step(*args)[1] ** 2).sum(), argnums=(0, 1, 2)))
+        return loss(params, carry, x)
+
+    assert not MASK[0].all()
+    without = np.where(MASK[0][:, None], XS[0], 0)
+    assert_close(gradients(np.where(MASK[0][:, None], XS[0], np.nan)), gradients(without))
+
+
 @pytest.mark.parametrize(
     "implementation", ["rbg", *(pytest.param(one, marks=pytest.mark.slow) for one in ("threefry2x32", "unsafe_rbg"))]
 )

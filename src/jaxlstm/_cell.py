@@ -18,7 +18,7 @@ from jaxlstm._dtypes import carry_dtype, cast, compute_dtype
 from jaxlstm._random import Key
 from jaxlstm._sharding import match_varying, with_automatic_axes
 from jaxlstm._static import Static
-from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise, masked_step
+from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise, masked_step, without_masked
 from jaxlstm._templates import check_params
 
 P = TypeVar("P")  # the params of a cell: a named tuple of arrays
@@ -180,8 +180,9 @@ def _step(
         dtype = compute_dtype(params, x.dtype)
         params = cast(params, dtype)
         initial = cell.init_carry(params, batch_shape, dtype=dtype)
-        noise = draw_noise(cell, key, time, initial)
+        noise = draw_noise(cell, key, time, initial, batch_shape)
         initial, carry = match_varying((initial, carry), params, x, valid, reset, noise)
-        return masked_step(cell, params, initial, carry, Inputs(x.astype(dtype), valid, reset, noise))[:2]
+        inputs = Inputs(without_masked(x.astype(dtype), valid), valid, reset, noise)
+        return masked_step(cell, params, initial, carry, inputs)[:2]
 
     return with_automatic_axes(run, len(batch_shape), time=False)(params, x, carry, valid, reset, key, time)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlstm import _checks
 from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import Cell
 from jaxlstm._chunks import in_chunks
@@ -17,7 +16,7 @@ from jaxlstm._dtypes import cast, cast_like, compute_dtype, widen
 from jaxlstm._random import Key, times
 from jaxlstm._scan import Plan
 from jaxlstm._sharding import match_varying, with_automatic_axes
-from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise
+from jaxlstm._step import Carry, Inputs, Output, Params, draw_noise, without_masked
 from jaxlstm._tangent import recurrence
 from jaxlstm._wavefront import Wave, running_layers
 
@@ -83,24 +82,8 @@ def begin(
     if isinstance(cell, Wave) and valid is not None:
         noise, valid = running_layers(valid, cell.layers), None
     else:
-        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
-        _check_noise(cell, noise, batch_shape)
+        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial, batch_shape))(times(start, xs.shape[0]))
     initial, carry = match_varying((initial, carry), params, xs, valid, reset, noise)
-    return initial, carry, _prepare(Inputs(xs.astype(dtype), valid, reset, noise), reverse)
-
-
-def _check_noise(cell: Cell, noise: Any, batch_shape: tuple[int, ...]) -> None:
-    for leaf in jax.tree.leaves(noise):
-        if leaf.shape[1 : 1 + len(batch_shape)] != batch_shape:
-            name = f"what {type(cell).__name__}.draw returns"
-            _checks.reject(name, f"arrays that begin with the batch axes {batch_shape}", f"shape {leaf.shape[1:]}")
-
-
-def _prepare(inputs: Inputs, reverse: bool) -> Inputs:
-    """Zeros in place of masked inputs; with `reverse`, each reset moved to the step that comes after it."""
-    x, valid, reset, noise = inputs
-    if valid is not None:
-        x = select(valid, x, jnp.zeros_like(x))  # before any arithmetic, or NaN in the padding would reach gradients
-    if reset is not None and reverse:
+    if reset is not None and reverse:  # each moved to the step that comes after it
         reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
-    return Inputs(x, valid, reset, noise)
+    return initial, carry, Inputs(without_masked(xs.astype(dtype), valid), valid, reset, noise)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from jaxlstm import _array_checks
-from jaxlstm._arrays import select
+from jaxlstm import _array_checks, _checks
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
 from jaxlstm._random import Key, draw_at
 
@@ -44,7 +44,9 @@ def masked_step(
 ) -> tuple[Carry, Output, Kept]:
     """One step, with its reset and its mask: ``(carry, y, kept)``. A zx that is given is not computed again."""
     held, after, kept = _change(cell, params, initial, carry, inputs, zx)
-    after, y = hold_masked(inputs, after, readout(cell, params, after), held)
+    y = readout(cell, params, after)
+    _check_batch(f"what {type(cell).__name__}.readout returns", y, lead_shape(inputs.x, cell.spatial_shape))
+    after, y = hold_masked(inputs, after, y, held)
     return after, y, kept
 
 
@@ -104,12 +106,25 @@ def hold_masked(inputs: Inputs, after: Carry, y: Any, held: Carry) -> tuple[Carr
     return select(inputs.valid, (after, y), (held, jax.tree.map(jnp.zeros_like, y)))
 
 
-def draw_noise(cell: Cell, key: Key | None, time: Array, carry: Carry) -> Any:
+def without_masked(x: Array, valid: Array | None) -> Array:
+    """Zeros in place of masked inputs: before any arithmetic, or NaN in the padding would reach gradients."""
+    return x if valid is None else select(valid, x, jnp.zeros_like(x))
+
+
+def draw_noise(cell: Cell, key: Key | None, time: Array, carry: Carry, batch_shape: tuple[int, ...]) -> Any:
     """What the cell draws for the step at this absolute time, for a carry of these shapes; without a key, None."""
     if key is None:
         return None
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
-    return draw_at(lambda key, time: cell.draw(key, time, shapes), key, time)
+    noise = draw_at(lambda key, time: cell.draw(key, time, shapes), key, time)
+    _check_batch(f"what {type(cell).__name__}.draw returns", noise, batch_shape)
+    return noise
+
+
+def _check_batch(name: str, tree: Any, batch_shape: tuple[int, ...]) -> None:
+    for leaf in jax.tree.leaves(tree):
+        if leaf.shape[: len(batch_shape)] != batch_shape:
+            _checks.reject(name, f"arrays that begin with the batch axes {batch_shape}", f"shape {leaf.shape}")
 
 
 def _noise(inputs: Inputs) -> tuple[Any, ...]:

@@ -163,7 +163,7 @@ def _draws(network: Network, params: Params) -> bool:
         return True
     if isinstance(network, Layer):
         cell, key, time = network.cell, jax.random.key(0), jnp.zeros((), jnp.int32)
-        drawn = jax.eval_shape(lambda p: draw_noise(cell, key, time, cell.init_carry(p)), params)
+        drawn = jax.eval_shape(lambda p: draw_noise(cell, key, time, cell.init_carry(p), ()), params)
         return bool(jax.tree.leaves(drawn))
     layers = network._layers if isinstance(network, Bidirectional) else layers_of(network)
     return any(map(_draws, layers, params))

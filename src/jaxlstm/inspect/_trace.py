@@ -23,7 +23,7 @@ from jaxlstm._network import Network, Options
 from jaxlstm._random import Key, times
 from jaxlstm._sharding import match_varying, with_automatic_axes
 from jaxlstm._stack import Stack
-from jaxlstm._step import Carry, Inputs, Output, Params, apply_reset, draw_noise, preactivations
+from jaxlstm._step import Carry, Inputs, Output, Params, apply_reset, draw_noise, preactivations, without_masked
 from jaxlstm._unroll import unroll, valid_steps
 from jaxlstm._wavefront import lowered_for
 from jaxlstm._wrapper import CellWrapper
@@ -202,8 +202,8 @@ def _complete(
         first = initial if carry is None else cast_like(carry, initial)
         initial, first = match_varying((initial, first), params, xs, shown, valid, reset)
         carries, before = _hold(shown.carry, valid, reset, initial, first, reverse=reverse)
-        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial))(times(start, xs.shape[0]))
-        inputs = Inputs(select(valid, xs, jnp.zeros_like(xs)).astype(dtype), None, None, noise)
+        noise = jax.vmap(lambda time: draw_noise(cell, key, time, initial, batch_shape))(times(start, xs.shape[0]))
+        inputs = Inputs(without_masked(xs, valid).astype(dtype), None, None, noise)
         gates = jax.vmap(partial(_gates, cell, params))(before, inputs)
         return (), (carries, before, select(valid, gates, jax.tree.map(jnp.zeros_like, gates)))
 
