@@ -13,6 +13,7 @@ from jaxlstm._associative import Slope, solve
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, cast_like
 from jaxlstm._flat import flatten, size_of, unflatten
+from jaxlstm._rounding import step_rounding
 from jaxlstm._step import Carry, Inputs, Params, next_carry
 
 DENSE = 128  # features of a carry, up to which Jacobians are matrices; beyond, their diagonals
@@ -36,6 +37,18 @@ def flat_step(
         return flatten(next_carry(cell, params, initial, before, cast(inputs, wide)), batch_axes)
 
     return step, flatten(carry, batch_axes)
+
+
+def flat_rounding(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> Callable[[Array], Array]:
+    """About one rounding error of the flat carries after all steps, given those before them."""
+    wide, batch_axes = at_least_float32(inputs.x.dtype), batch_axes_of(cell, inputs)
+    params, initial, carry = cast((params, initial, carry), wide)
+
+    def rounding(flat: Array, inputs: Inputs) -> Array:
+        before = unflatten_like(flat, carry, batch_axes)
+        return flatten(step_rounding(cell, params, initial, before, cast(inputs, wide)), batch_axes)
+
+    return lambda before: jax.vmap(rounding)(before, inputs)
 
 
 def solve_dense(

@@ -27,29 +27,36 @@ from jaxlstm._associative import affine_scan, carries_before, slopes
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import cast
 from jaxlstm._flat import flatten
-from jaxlstm._flat_steps import batch_axes_of, diagonals, flat_step, jacobian_kind, unflatten_like
+from jaxlstm._flat_steps import batch_axes_of, diagonals, flat_rounding, flat_step, jacobian_kind, unflatten_like
 from jaxlstm._sharding import match_varying
 from jaxlstm._step import Carry, Inputs, Params
 
 ITERATIONS = 64  # at most
 GROWTH = 100  # of what is missing, in one correction; it often grows before it shrinks
-TOLERANCE = 32  # times the machine epsilon: what may be missing of a carry, relative to the largest, or to 1
+TOLERANCE = 32  # what may be missing of a number, in rounding errors of its step
 
 
 class NewtonReport(NamedTuple):
-    """What Newton's method came to, for each sequence: how many corrections, what is missing, and if that is enough."""
+    """The result for each sequence: the number of corrections, what is missing, and whether it converged."""
 
     iterations: Int[Array, "*batch"]
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
 
 
+class Missing(NamedTuple):
+    """What is missing of the carries after all steps, and two measures of it for each sequence."""
+
+    left: Float[Array, "T *batch N"]
+    size: Float[Array, "*batch"]  # the largest, relative to the largest carry, or to 1
+    residual: Float[Array, "*batch"]  # the largest, in rounding errors of its step
+
+
 class State(NamedTuple):
     """An iterate: the carries after all steps, what is missing of them, and for each sequence the damping factor."""
 
     carries: Float[Array, "T *batch N"]
-    missing: Float[Array, "T *batch N"]
-    residual: Float[Array, "*batch"]
+    missing: Missing
     damping: Float[Array, "*batch"]
     iterations: Int[Array, "*batch"]
     rounds: Int[Array, ""]
@@ -59,7 +66,7 @@ class Equations(NamedTuple):
     """The equations s_t = step(s_{t-1}, x_t) of all steps, for flat carries."""
 
     guess: Float[Array, "T *batch N"]  # each step from the initial carry; the first carry may be NaN
-    missing: Callable[[Array], tuple[Array, Array]]  # of carries; and for each sequence the largest, relative to them
+    missing: Callable[[Array], Missing]  # of carries
     jacobians: Callable[[Array], Array]  # of the steps, from these carries; or their diagonals
 
 
@@ -68,40 +75,45 @@ def newton(
 ) -> tuple[Carry, NewtonReport]:
     """The carries after all steps by Newton's method alone, and the report."""
     equations = _equations(cell, params, initial, carry, inputs, reverse)
-    guess = equations.guess
-    tolerance = TOLERANCE * jnp.finfo(guess.dtype).eps
 
     def body(state: State) -> State:
         a = equations.jacobians(state.carries)
         factor = state.damping.reshape(1, *state.damping.shape, *(1,) * (a.ndim - 1 - state.damping.ndim))
-        found = state.carries + affine_scan(factor * a, state.missing, inputs.reset, reverse)
-        missing, now = equations.missing(found)
-        better = now <= jnp.maximum(GROWTH * state.residual, 1)  # False for NaN
-        done = state.residual <= tolerance
-        keep = jnp.broadcast_to(better & ~done, (found.shape[0], *better.shape))
-        carries, missing = select(keep, (found, missing), (state.carries, state.missing))
+        found = state.carries + affine_scan(factor * a, state.missing.left, inputs.reset, reverse)
+        missing = equations.missing(found)
+        better = missing.size <= jnp.maximum(GROWTH * state.missing.size, 1)  # False for NaN
+        done = state.missing.residual <= TOLERANCE
+        keep = better & ~done
+        all_steps = jnp.broadcast_to(keep, (found.shape[0], *keep.shape))
+        carries, left = select(all_steps, (found, missing.left), (state.carries, state.missing.left))
+        size, residual = select(keep, missing[1:], state.missing[1:])
         damping = jnp.where(better, jnp.minimum(2 * state.damping, 1), state.damping / 2)
-        now = jnp.where(better & ~done, now, state.residual)
-        return State(carries, missing, now, damping, state.iterations + (~done).astype(jnp.int32), state.rounds + 1)
+        iterations = state.iterations + (~done).astype(jnp.int32)
+        return State(carries, Missing(left, size, residual), damping, iterations, state.rounds + 1)
 
     def is_needed(state: State) -> Array:
-        return (state.rounds < ITERATIONS) & (state.residual > tolerance).any()
+        return (state.rounds < ITERATIONS) & ~(state.missing.residual <= TOLERANCE).all()
 
-    missing, now = equations.missing(guess)
-    counts = jnp.zeros(now.shape, jnp.int32)
-    first = State(guess, missing, jnp.where(jnp.isfinite(now), now, jnp.inf), jnp.ones_like(now), counts, jnp.int32(0))
+    missing = equations.missing(equations.guess)
+    missing = missing._replace(size=jnp.where(jnp.isfinite(missing.size), missing.size, jnp.inf))
+    counts = jnp.zeros(missing.size.shape, jnp.int32)
+    first = State(equations.guess, missing, jnp.ones_like(missing.size), counts, jnp.int32(0))
     last = jax.lax.while_loop(is_needed, body, match_varying(first, params, inputs))
-    return last.carries, NewtonReport(last.iterations, last.residual, last.residual <= tolerance)
+    residual = last.missing.residual
+    return last.carries, NewtonReport(last.iterations, residual, residual <= TOLERANCE)
 
 
 def _equations(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, reverse: bool) -> Equations:
     step, flat = flat_step(cell, params, initial, carry, inputs)
+    rounding = flat_rounding(cell, params, initial, carry, inputs)
     kind = jacobian_kind(cell, params, carry, inputs)
 
-    def missing(carries: Array) -> tuple[Array, Array]:
-        left = jax.vmap(step)(carries_before(flat, carries, reverse), inputs) - carries
-        size = jnp.maximum(jnp.abs(carries).max((0, -1), initial=1.0), 1.0)
-        return left, jnp.abs(left).max((0, -1), initial=0.0) / size
+    def missing(carries: Array) -> Missing:
+        before = carries_before(flat, carries, reverse)
+        left = jax.vmap(step)(before, inputs) - carries
+        largest = jnp.maximum(jnp.abs(carries).max((0, -1), initial=1.0), 1.0)
+        share = jnp.abs(left) / jnp.where(left == 0, 1, rounding(before))
+        return Missing(left, jnp.abs(left).max((0, -1), initial=0.0) / largest, share.max((0, -1), initial=0.0))
 
     def jacobians(carries: Array) -> Array:
         before = carries_before(flat, carries, reverse)

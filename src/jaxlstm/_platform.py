@@ -52,7 +52,10 @@ def choices(
         best = {name: choice._replace(unroll=unroll) for name, choice in best.items()}
     if evaluator is None:
         return best | {"default": best["default"]._replace(evaluator="associative")}
-    return best if evaluator == "loop" else {"default": best["default"]._replace(evaluator=evaluator)}
+    if evaluator == "loop":
+        return best
+    one_loop = best["default"].one_loop and evaluator != "newton"  # mapped over directions, both branches would run
+    return {"default": best["default"]._replace(evaluator=evaluator, one_loop=one_loop)}
 
 
 def _reads_most(params: Params, batch: tuple[Any, ...]) -> bool:

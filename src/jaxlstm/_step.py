@@ -43,7 +43,7 @@ def masked_step(
     cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None
 ) -> tuple[Carry, Output, Kept]:
     """One step, with its reset and its mask: ``(carry, y, kept)``. A zx that is given is not computed again."""
-    held, after, kept = _change(cell, params, initial, carry, inputs, zx)
+    held, after, kept = change(cell, params, initial, carry, inputs, zx)
     y = readout(cell, params, after)
     _check_batch(f"what {type(cell).__name__}.readout returns", y, lead_shape(inputs.x, cell.spatial_shape))
     after, y = hold_masked(inputs, after, y, held)
@@ -52,12 +52,12 @@ def masked_step(
 
 def next_carry(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None) -> Carry:
     """The carry of `masked_step` alone, in the dtypes of the one given, which a readout need not take."""
-    held, after, _ = _change(cell, params, initial, carry, inputs, zx)
+    held, after, _ = change(cell, params, initial, carry, inputs, zx)
     return hold_masked(inputs, after, None, held)[0]
 
 
-def _change(
-    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any
+def change(
+    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None
 ) -> tuple[Carry, Carry, Kept]:
     """The carry after the reset, that after the step, masked or not, and what the derivative needs."""
     held = apply_reset(inputs, initial, carry)

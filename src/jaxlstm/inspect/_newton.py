@@ -97,4 +97,4 @@ def newton_converges(exponents: Float[Array, "*batch S"]) -> Bool[Array, "*batch
     >>> bool(newton_converges(exponents))
     True
     """
-    return exponents[..., 0] < CONTRACTING
+    return _array_checks.float_array("exponents", exponents, 1, "[*batch, S]")[..., 0] < CONTRACTING
