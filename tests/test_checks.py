@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,6 +57,10 @@ class Unhashable(jl.RNNCell):
 
 
 MISTAKES = {
+    "an array as evaluator": (
+        lambda: unroll(evaluator=np.array(["loop", "newton"])),
+        "evaluator: expected None or one of 'loop', 'associative', 'chunkwise', 'newton', got <U6[2]",
+    ),
     # the sequence
     "xs of one axis": (lambda: unroll(xs=XS[0, 0]), "xs: expected an array [T, *batch, I], got float32[3]"),
     "xs of other features": (
@@ -358,6 +363,82 @@ def test_what_is_read_has_the_batch_s_axes(options):
         cell.step(params, cell.init_carry(params, (2,)), XS[0])
 
 
+BAD_INITIALISERS = {
+    "shape": (
+        jl.LSTMCell(4, w_ih_init=lambda key, shape, dtype: jnp.ones((2, 2), dtype)),
+        "w_ih_init",
+        "float32[2, 2]",
+    ),
+    "one gate's": (jl.RNNCell(4, b_init=lambda key, shape, dtype: jnp.ones((1, 1), dtype)), "b_init", "float32[1, 1]"),
+    "dtype": (
+        jl.GRUCell(4, w_hh_init=lambda key, shape, dtype: jnp.ones(shape, jnp.int32)),
+        "w_hh_init",
+        "int32[4, 4]",
+    ),
+    "precision": (jl.SLSTMCell(4, w_hh_init=lambda key, shape, dtype: jnp.ones(shape, "bfloat16")), "w_hh_init", "bfl"),
+    "no array": (jl.IndRNNCell(4, u_init=lambda key, shape, dtype: 0.5), "u_init", "0.5 (float)"),
+    "projection": (
+        jl.LSTMVariantCell(4, projection_size=2, b_init=lambda key, shape, dtype: jnp.ones(4, dtype)),
+        "b_init",
+        "float32[4]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("cell", "name", "got"), BAD_INITIALISERS.values(), ids=BAD_INITIALISERS)
+def test_what_an_initialiser_returns(cell, name, got):
+    with pytest.raises(ValueError, match=f"what {name} returns: expected float32\\[.*\\], got {re.escape(got)}"):
+        cell.init(KEY, 2, dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("cell", [LSTM, RNN, jl.LRUCell(4), jl.Stack(GRU, LSTM), jl.LearnedCarry(LSTM)], ids=repr)
+@pytest.mark.usefixtures("without_type_hook")
+def test_the_arguments_of_init_carry(cell):
+    params = params_of(cell)
+    for batch_shape, got in ((3, "3"), ((3.0,), "(3.0,)"), ((-1,), "(-1,)"), ((True,), "(True,)"), ("ab", "'ab'")):
+        message = f"batch_shape: expected a tuple of sizes, such as (32,) or (), got {got}"
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+            cell.init_carry(params, batch_shape)
+    with pytest.raises(TypeError, match=r"params: expected .*, got None"):
+        cell.init_carry(None)
+
+
+def test_an_error_in_a_network_says_in_which_layer():
+    stack = jl.Stack(LSTM, jl.Bidirectional(GRU), RNN)
+    params, carry = params_of(stack), stack.init_carry(params_of(stack), (2,))
+    forward, backward = params[1]
+    wrong = params[0], (forward, backward._replace(b=np.zeros(5, np.float32))), params[2]
+    with pytest.raises(ValueError, match=r"params.b: expected shape") as error:
+        stack.apply(wrong, XS)
+    assert error.value.__notes__ == [
+        "In the backward direction",
+        f"In layer 1 of 0 to 2, bottom first: {stack.layers[1]}",
+    ]
+    with pytest.raises(ValueError, match=r"carry.h: expected shape") as error:
+        stack.apply(params, XS, (*carry[:2], jl.RNNCarry(jnp.ones((3, 4)))))
+    assert error.value.__notes__ == [f"In layer 2 of 0 to 2, bottom first: {stack.layers[2]}"]
+    with pytest.raises(ValueError, match=r"carry.h: expected shape") as error:
+        jl.unroll(RNN, params_of(RNN), XS, jl.RNNCarry(jnp.ones((3, 4))))
+    assert not hasattr(error.value, "__notes__")
+
+
+EMPTY = [
+    *(LSTM, GRU, RNN, jl.LSTMVariantCell(4, peephole=True, layer_norm=True), jl.MGUCell(4), jl.MinGRUCell(4)),
+    *(jl.MinLSTMCell(4), jl.IndRNNCell(4), jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4, num_heads=2), jl.LRUCell(4)),
+    *(jl.ConvLSTMCell(4, spatial_shape=(3,)), jl.LearnedCarry(jl.Zoneout(LSTM, h=0.5))),
+]
+
+
+@pytest.mark.parametrize("cell", EMPTY, ids=repr)
+def test_a_batch_may_be_empty(cell):
+    params, xs = params_of(cell), np.zeros((4, 0, *cell.spatial_shape, 3), np.float32)
+    runs = {"unroll": jl.unroll, "truncated": partial(jl.truncated, k1=2, k2=4)}
+    for run in runs.values():
+        gradient = jax.grad(lambda params, run=run: run(cell, params, xs)[1].sum())(params)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+        assert run(cell, params, xs)[1].shape == (4, 0, *cell.spatial_shape, 4)
+
+
 class CountedCarry(NamedTuple):
     h: Any
     n: Any
@@ -399,3 +480,11 @@ def test_a_deep_copy_is_equal(network):
     copied = copy.deepcopy({"network": network})["network"]
     assert copied == network
     assert hash(copied) == hash(network)
+
+
+def test_a_carry_with_integers_cannot_be_learned_and_needs_no_gradient():
+    cell = Counting(4)
+    gradient = jax.grad(lambda params: jl.unroll(cell, params, XS)[1].sum())(params_of(cell))
+    assert gradient.b.any()
+    with pytest.raises(ValueError, match="cell: expected a cell whose carry holds real numbers alone"):
+        jl.LearnedCarry(cell).init(KEY, 3)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -270,6 +271,76 @@ def test_chunks_are_those_of_the_mlstm_and_of_remat():
         jl.unroll(jl.LSTMCell(H), jl.LSTMCell(H).init(KEY, I), XS, evaluator="chunkwise")
 
 
+@dataclass(frozen=True, repr=False)
+class Twice(jl.LearnedCarry):
+    """One that reads its output in its own way."""
+
+    def readout(self, params, carry):
+        return 2 * super().readout(params, carry)
+
+
+def test_chunks_refuse_a_wrapper_with_its_own_readout():
+    cell = Twice(jl.MLSTMCell(H))
+    with pytest.raises(ValueError, match="got 'chunkwise' for Twice: its chunks do not know its own readout"):
+        jl.unroll(cell, cell.init(KEY, I), XS, evaluator="chunkwise")
+
+
+class CountedCarry(NamedTuple):
+    h: jax.Array
+    n: jax.Array
+
+
+@dataclass(frozen=True, repr=False)
+class Counting(jl.LinearCell):
+    """minGRU that counts its steps, in integers."""
+
+    hidden_size: int
+
+    def init(self, key, input_size, *, dtype=jnp.float32):
+        return jl.MinGRUCell(self.hidden_size).init(key, input_size, dtype=dtype)
+
+    def init_carry(self, params, batch_shape=(), *, dtype=None):
+        h = jl.MinGRUCell(self.hidden_size).init_carry(params, batch_shape, dtype=dtype).h
+        return CountedCarry(h, jnp.zeros(batch_shape, jnp.int32))
+
+    def coefficients(self, params, zx):
+        a, b = jl.MinGRUCell(self.hidden_size).coefficients(params, zx)
+        one = jnp.ones(zx.shape[:-1], jnp.int32)
+        return CountedCarry(a.h, one), CountedCarry(b.h, one)
+
+
+def test_a_linear_cell_with_integers_runs_by_the_loop():
+    cell, plain = Counting(H), jl.MinGRUCell(H)
+    params = cell.init(KEY, I, dtype=jnp.float64)
+    (carry, ys), gradient = (
+        jl.unroll(cell, params, XS, lengths=jnp.array([T, 4])),
+        jax.grad(lambda params: jl.unroll(cell, params, XS)[1].sum())(params),
+    )
+    assert carry.n.tolist() == [T, 4]
+    assert_same(ys, jl.unroll(plain, params, XS, lengths=jnp.array([T, 4]))[1])
+    assert_same(gradient, jax.grad(lambda params: jl.unroll(plain, params, XS)[1].sum())(params))
+    with pytest.raises(ValueError, match="got 'associative' for Counting: its carry holds integers"):
+        jl.unroll(cell, params, XS, evaluator="associative")
+
+
+class Drawing(jl.MinGRUCell):
+    def draw(self, key, time, carry):
+        return jnp.ones(carry.h.shape)
+
+
+def test_a_linear_cell_cannot_draw():
+    cell = Drawing(H)
+    with pytest.raises(ValueError, match=r"Drawing.draw: expected None, since coefficients depend on the input alone"):
+        jl.unroll(cell, cell.init(KEY, I), XS, key=KEY)
+
+
+def test_both_directions_run_the_loop_only_where_newton_s_method_needs_it():
+    network = jl.Bidirectional(jl.GRUCell(H))
+    params = network.init(KEY, I)
+    lowered = jax.jit(partial(network.apply, evaluator="newton")).lower(params, jnp.ones((8, B, I)))
+    assert len(re.findall("stablehlo.case|stablehlo.if", lowered.as_text())) == 2
+
+
 def test_an_unknown_evaluator_and_symbolic_steps_are_refused(without_type_hook):
     cell = LINEAR["min_gru"]
     params, _ = drawn(cell)
@@ -301,6 +372,27 @@ def test_no_loop_over_time_is_left():
 
     assert [loops("loop"), loops(None), loops("associative")] == [2, 2, 0]
     assert loops(None, "cuda") == loops(None, "tpu") == 0
+
+
+def of_unlike_sizes():
+    """Sequences whose numbers differ so much in size that one must not stand for the others."""
+    lstm, slstm, rnn = jl.LSTMCell(H), jl.SLSTMCell(H), jl.RNNCell(H)
+    xs = jax.random.normal(jax.random.key(1), (40, B, I))
+    first = lstm.init_carry(lstm.init(KEY, I), (B,))
+    yield "one large feature", lstm, xs, {"carry": first._replace(c=first.c.at[:, 0].set(1e6))}
+    yield "held, -1e30", slstm, xs, {"lengths": jnp.array([40, 9]), "reverse": True}
+    growing = jl.IndRNNCell(H, u_init=lambda key, shape, dtype: jnp.array([1.5, 0.5, 0.9, 0.9], dtype))
+    yield "growth, then a reset", growing, xs + 1, {"reset": jnp.zeros((40, B), bool).at[25].set(True)}
+    for cell in (rnn, lstm):
+        yield f"all tiny, {type(cell).__name__}", cell, 1e-12 * xs, {}
+
+
+@pytest.mark.parametrize(("cell", "xs", "options"), [pytest.param(*rest, id=name) for name, *rest in of_unlike_sizes()])
+def test_newton_s_method_is_right_in_every_number(cell, xs, options):
+    params = cell.init(KEY, I)
+    ys, by_loop = (jl.unroll(cell, params, xs, evaluator=name, **options)[1] for name in ("newton", "loop"))
+    sizes = jnp.abs(by_loop).max(-1, keepdims=True)
+    np.testing.assert_allclose(ys / (sizes + 1e-30), by_loop / (sizes + 1e-30), atol=1e-5)
 
 
 def test_where_newton_s_method_does_not_converge_the_loop_runs_and_says_so(monkeypatch):

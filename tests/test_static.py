@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing
 import pickle
 import sys
+from functools import partial
 
 import cloudpickle
 import jax
@@ -53,6 +54,21 @@ def test_round_trips_are_equal(value, through):
     assert result == value
     assert hash(result) == hash(value)
     assert repr(result) == repr(value)
+
+
+@every_value
+def test_a_repr_shows_what_differs_from_the_defaults(value):
+    assert "0x" not in repr(value)
+    assert "None" not in repr(value)
+
+
+def test_a_partial_of_a_jitted_function_is_pickled():
+    cell = jl.RNNCell(3, activation_fn=partial(jax.nn.leaky_relu, negative_slope=0.1))
+    found = pickle.loads(pickle.dumps(cell))
+    params = cell.init(jax.random.key(0), 2)
+    ys, expected = (jl.unroll(one, params, -np.ones((4, 2)))[1] for one in (found, cell))
+    np.testing.assert_array_equal(ys, expected)
+    assert copy.copy(cell) == copy.deepcopy(cell) == cell
 
 
 def test_a_stack_with_other_options():

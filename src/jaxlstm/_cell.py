@@ -78,7 +78,8 @@ class Cell(Static, Generic[P, C]):
           batch_shape: the batch axes of the inputs.
           dtype: the dtype of the outputs, which params and inputs promote to; None means the dtype of the params.
         """
-        return RNNCarry(h=jnp.zeros((*batch_shape, self.hidden_size), carry_dtype(params, dtype)))  # type: ignore
+        dtype = carry_dtype(params, batch_shape, dtype)
+        return RNNCarry(h=jnp.zeros((*batch_shape, self.hidden_size), dtype))  # type: ignore[return-value]
 
     def project(self, params: P, x: Array) -> Any:
         """zx = x @ w_ih + b, for one step or a whole sequence."""

@@ -4,12 +4,14 @@ Every message has one form: ``argument: expected this, got that``. Most checks l
 static, so they cost nothing under jit. The few that need values run only where the values are known.
 """
 
+import contextlib
 import numbers
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any, NoReturn
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +19,17 @@ import numpy as np
 def reject(name: str, expected: object, got: object, error: type[Exception] = ValueError) -> NoReturn:
     """Raise `error` in the one form that all messages have."""
     raise error(f"{name}: expected {expected}, got {got}")
+
+
+@contextlib.contextmanager
+def noting(where: str) -> Iterator[None]:
+    """Add to an error where in a network it arose; with "", nothing."""
+    try:
+        yield
+    except Exception as error:
+        if where:
+            error.add_note(where)
+        raise
 
 
 def describe(value: object) -> str:
@@ -44,6 +57,18 @@ def check_sizes(name: str, value: Any, axes: tuple[int, ...]) -> tuple[int, ...]
     if len(value) not in axes:
         reject(name, expected, value)
     return tuple(check_size(f"{name}[{index}]", size) for index, size in enumerate(value))
+
+
+def check_batch_shape(batch_shape: Any) -> None:
+    """A tuple of sizes, which may be symbolic."""
+    expected = "a tuple of sizes, such as (32,) or ()"
+    if not isinstance(batch_shape, (tuple, list)):
+        reject("batch_shape", expected, describe(batch_shape), TypeError)
+    for size in batch_shape:
+        if isinstance(size, bool) or not (isinstance(size, numbers.Integral) or jax.export.is_symbolic_dim(size)):
+            reject("batch_shape", expected, describe(batch_shape), TypeError)
+        if isinstance(size, numbers.Integral) and size < 0:
+            reject("batch_shape", expected, batch_shape)
 
 
 def check_number(name: str, value: Any) -> float:
@@ -191,11 +216,11 @@ def check_options(*, key: Any, unroll: object, remat: object, project_first: obj
         check_size("unroll", unroll)
     check_remat(remat)
     check_project_first(project_first)
-    if evaluator is not None and evaluator not in EVALUATORS:
+    if evaluator is not None and not (isinstance(evaluator, str) and evaluator in EVALUATORS):
         reject("evaluator", f"None or one of {', '.join(map(repr, EVALUATORS))}", describe(evaluator))
 
 
 def check_merge(merge: object, names: tuple[str, ...]) -> None:
     """One of the names, or a function."""
-    if not callable(merge) and merge not in names:
+    if not callable(merge) and not (isinstance(merge, str) and merge in names):
         reject("merge", f"one of {', '.join(map(repr, names))} or a function of two arrays", describe(merge))

@@ -25,12 +25,13 @@ CHUNK = 64  # steps, unless `remat` says otherwise
 
 def why_not_in_chunks(cell: Cell) -> str | None:
     """Why the cell cannot run a chunk of steps at once, or None if it can."""
-    if isinstance(cell, LearnedCarry):
-        return why_not_in_chunks(cell.cell)
-    if not isinstance(cell, MLSTMCell):
+    kind = LearnedCarry if isinstance(cell, LearnedCarry) else MLSTMCell
+    if not isinstance(cell, kind):
         return "only an MLSTMCell runs a chunk of steps at once"
-    own = [name for name in PIECES if getattr(type(cell), name) is not getattr(MLSTMCell, name)]
-    return f"its chunks do not know its own {own[0]}" if own else None
+    own = [name for name in PIECES if getattr(type(cell), name) is not getattr(kind, name)]
+    if own:
+        return f"its chunks do not know its own {own[0]}"
+    return why_not_in_chunks(cell.cell) if isinstance(cell, LearnedCarry) else None
 
 
 def run(

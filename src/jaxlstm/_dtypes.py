@@ -16,8 +16,11 @@ def compute_dtype(tree: Any, *dtypes: DTypeLike) -> jnp.dtype:
     return jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
 
 
-def carry_dtype(params: Any, dtype: DTypeLike | None) -> jnp.dtype:
-    """The dtype of a new carry: the one given, else that of the params."""
+def carry_dtype(params: Any, batch_shape: tuple[int, ...], dtype: DTypeLike | None) -> jnp.dtype:
+    """The dtype of a new carry: the one given, else that of the params. Checks the arguments of every `init_carry`."""
+    _checks.check_batch_shape(batch_shape)
+    if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(params)) or not jax.tree.leaves(params):
+        _checks.reject("params", "the arrays that init draws", _checks.describe(params), TypeError)
     if dtype is None:
         return compute_dtype(params)
     _checks.check_dtype(dtype)

@@ -13,8 +13,11 @@ from jaxlstm._step import Carry
 def evaluator_of(cell: Cell, evaluator: str | None, steps: int, carry: Carry) -> str | None:
     """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
     whys = {"loop": None, "associative": why_not_linear(cell), "chunkwise": why_not_in_chunks(cell), "newton": None}
-    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(carry)]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         whys["newton"] = "its carry does not hold real numbers alone"
+    if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+        whys["associative"] = whys["associative"] or "its carry holds integers"
     if not isinstance(steps, int):
         whys |= dict.fromkeys(("associative", "chunkwise", "newton"), "a symbolic number of steps needs a loop")
     if evaluator is not None and whys[evaluator]:

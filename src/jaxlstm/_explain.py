@@ -125,7 +125,7 @@ def _evaluation(choice: Choice, steps: int, length: int) -> str:
         return f"loop: {_loop(steps, length, choice.unroll)}"
     if choice.evaluator == "chunkwise":
         chunk = CHUNK if length == steps else length
-        return f"loop: {-(-steps // chunk)} chunks, in each up to {chunk} steps at once"
+        return f"loop: {_chunks(-(-steps // chunk))}, in each up to {chunk} steps at once"
     by = {"associative": "an associative scan", "newton": "Newton's method, or the loop where it does not converge"}
     which = "all steps" if length == steps else f"the {length} steps of a chunk"
     return f"no loop: {which} at once, by {by[choice.evaluator]}"
@@ -149,7 +149,11 @@ def _loop(steps: int, length: int, unroll: int) -> str:
         told += f" and {rest} more, since {unroll} does not divide {length}"
     if length == steps:
         return told
-    return f"{steps // length} chunks of {length} steps{' and a rest' if steps % length else ''}; in each {told}"
+    return f"{_chunks(steps // length)} of {length} steps{' and a rest' if steps % length else ''}; in each {told}"
+
+
+def _chunks(count: int) -> str:
+    return f"{count} chunk{'s' * (count != 1)}"
 
 
 def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | int, length: int, choice: Choice) -> str:

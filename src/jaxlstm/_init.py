@@ -104,16 +104,31 @@ def zeros(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return jnp.zeros(shape, dtype)
 
 
+def draw(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """What the initialiser called `name` draws, checked."""
+    drawn = init(key, shape, dtype)
+    expected = f"{jax.dtypes.canonicalize_dtype(dtype)}{list(map(int, shape))}"
+    got = _checks.describe(drawn)
+    if got != expected:
+        _checks.reject(f"what {name} returns", expected, got)
+    return drawn
+
+
 def draw_weight(
-    init: Initializer, key: Key, gates: int, shape: tuple[int, ...], dtype: DTypeLike
+    name: str, init: Initializer, key: Key, gates: int, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "*kernel in G"]:
     """Draw the matrix (in, out) of each gate as if alone, and pack the gates side by side: (in, gates * out).
 
     They are drawn under vmap, so that an orthogonal initialiser makes one batched QR decomposition a weight.
     """
     if gates == 1:
-        return init(key, shape, dtype)
-    return pack(jax.vmap(lambda key: init(key, shape, dtype))(jax.random.split(key, gates)))
+        return draw(name, init, key, shape, dtype)
+    return pack(jax.vmap(lambda key: draw(name, init, key, shape, dtype))(jax.random.split(key, gates)))
+
+
+def draw_bias(init: Initializer, key: Key, gates: int, size: int, dtype: DTypeLike) -> Float[Array, "G"]:
+    """Draw the biases of all gates, (gates, size), and pack them: (gates * size)."""
+    return pack(draw("b_init", init, key, (gates, size), dtype))
 
 
 def pack(gates: Float[Array, "gates ..."]) -> Array:

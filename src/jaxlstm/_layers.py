@@ -33,7 +33,7 @@ class BidirectionalCarry(NamedTuple):
 jax.export.register_namedtuple_serialization(BidirectionalCarry, serialized_name="jaxlstm.BidirectionalCarry")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer(Network[P, C]):
     """One cell over a sequence, in one direction.
 
@@ -94,7 +94,7 @@ _MERGES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
     """Two cells over a sequence, one from each end (Schuster & Paliwal 1997).
 

@@ -89,9 +89,11 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     ) -> tuple[Any, ...]:
         """A tuple of each layer's carry, bottom first."""
         _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
-        return tuple(
-            layer.init_carry(p, batch_shape, dtype=dtype) for layer, p in zip(self.layers, params, strict=True)
-        )
+        carries = []
+        for index, (layer, of_layer) in enumerate(zip(self.layers, params, strict=True)):
+            with _checks.noting(self._place(index)):
+                carries.append(layer.init_carry(of_layer, batch_shape, dtype=dtype))
+        return tuple(carries)
 
     def _apply(
         self,
@@ -142,6 +144,9 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
 
         return self._through_layers(params, x, carry, options.key, run, drop)
 
+    def _place(self, index: int) -> str:
+        return f"In layer {index} of 0 to {len(self.layers) - 1}, bottom first: {self.layers[index]!r}"
+
     def _through_layers(
         self,
         params: tuple[Any, ...],
@@ -162,7 +167,8 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
             dropout_key = dropout_keys[index]
             if index and self.dropout and dropout_key is not None:
                 outputs = drop(dropout_key, outputs)
-            layer_after, outputs = run(layer, params[index], outputs, carry[index], layer_keys[index])
+            with _checks.noting(self._place(index)):
+                layer_after, outputs = run(layer, params[index], outputs, carry[index], layer_keys[index])
             after.append(layer_after)
         return tuple(after), outputs
 

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 PUBLIC = ("jax.nn", "jax.numpy", "jax.lax", "jax.nn.initializers")  # where functions of options usually come from
@@ -9,6 +10,10 @@ PUBLIC = ("jax.nn", "jax.numpy", "jax.lax", "jax.nn.initializers")  # where func
 
 class Static:
     """A base class for frozen dataclasses of options. It holds no arrays and compares by value."""
+
+    def __copy__(self) -> "Static":
+        """Itself, since it cannot change."""
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Static":
         """Itself, since it cannot change, and copies of its functions would not equal them."""
@@ -20,8 +25,7 @@ class Static:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The options again."""
-        values = {name: value.find() if isinstance(value, _Name) else value for name, value in state.items()}
-        self.__dict__.update(values)
+        self.__dict__.update({name: _found(value) for name, value in state.items()})
 
     def __repr__(self) -> str:
         """The options that differ from their defaults, functions by name."""
@@ -42,12 +46,26 @@ class _Name(NamedTuple):
     module: str
     name: str
 
-    def find(self) -> Any:
-        return getattr(importlib.import_module(self.module), self.name)
+
+class _Partial(NamedTuple):
+    """A `functools.partial`, its function by name."""
+
+    fn: Any
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+def _found(value: Any) -> Any:
+    """What `_by_name` was given."""
+    if isinstance(value, _Name):
+        return getattr(importlib.import_module(value.module), value.name)
+    return partial(_found(value.fn), *value.args, **value.keywords) if isinstance(value, _Partial) else value
 
 
 def _by_name(value: Any) -> Any:
     """The importable name of a function, or the value itself if it has none or is no function."""
+    if type(value) is partial:
+        return _Partial(_by_name(value.func), value.args, value.keywords)
     name = getattr(value, "__name__", None)
     if isinstance(value, type) or not callable(value) or not isinstance(name, str):
         return value

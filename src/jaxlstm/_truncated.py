@@ -161,7 +161,7 @@ def _truncated(
         else:
             borders = _borders(partial(run, stop_gradient(params), key), carry, blocks, k2 // k1)
             carry, ys = _windows(partial(run, params, key), borders, blocks, k2 // k1, network.spatial_shape)
-        return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: xs.shape[0]], ys)
+        return carry, jax.tree.map(lambda leaf: jax.lax.collapse(leaf, 0, 2)[: xs.shape[0]], ys)
 
     batch_rank = len(lead_shape(xs, network.spatial_shape)) - 1
     return with_automatic_axes(in_blocks, batch_rank)(params, xs, carry, key, *whole[1:])

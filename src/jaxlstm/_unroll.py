@@ -132,12 +132,11 @@ def unroll_directions(
     _checks.check_cell(cell, Cell)
     xs = _array_checks.input_array("xs", xs, cell.spatial_shape)
     steps, *batch = lead_shape(xs, cell.spatial_shape)
-    params, firsts = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
-    why = f"for xs of shape {xs.shape}"
-    carry = tuple(
-        None if given is None else _array_checks.like_template("carry", given, first, why)
-        for given, first in zip(carry, firsts, strict=True)
-    )
+    checked = []
+    for back, of_direction in zip(reverse, zip(params, carry, strict=True), strict=True):
+        with _checks.noting(f"In the {'backward' if back else 'forward'} direction" * (len(reverse) > 1)):
+            checked.append(_check_trees(cell, *of_direction, tuple(batch), xs))
+    params, carry, firsts = zip(*checked, strict=True)
     if reset is not None:
         reset = _array_checks.bool_array("reset", reset, (steps, *batch))
     valid = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
@@ -154,6 +153,16 @@ def unroll_directions(
     each = zip(params, carry, key, reverse, strict=True)
     runs = [run_checked((p,), xs, (c,), valid, reset, (k,), start, reverse=(back,), **static) for p, c, k, back in each]
     return tuple(after for (after,), _ in runs), tuple(ys for _, (ys,) in runs)
+
+
+def _check_trees(
+    cell: Cell[P, C], params: P, carry: C | None, batch: tuple[int, ...], xs: Array
+) -> tuple[P, C | None, C]:
+    """The params and the carry of a direction, checked, and the shapes of the carry."""
+    params, first = check_params(cell, params, batch, xs, "xs")
+    if carry is not None:
+        carry = _array_checks.like_template("carry", carry, first, f"for xs of shape {xs.shape}")
+    return params, carry, first
 
 
 def fit_one_loop(params: tuple[Params, ...], carry: tuple[Carry, ...], xs: Array) -> bool:

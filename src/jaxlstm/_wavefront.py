@@ -67,7 +67,7 @@ def _is_possible(cell: Cell, input_size: int) -> bool:
     """
     lowest, upper = (params_template(cell, size) for size in (input_size, cell.output_size))
     carry = jax.eval_shape(cell.init_carry, lowest)
-    x = jax.ShapeDtypeStruct((*cell.spatial_shape, input_size), carry_dtype(lowest, None))
+    x = jax.ShapeDtypeStruct((*cell.spatial_shape, input_size), carry_dtype(lowest, (), None))
     zx = jax.eval_shape(cell.project, lowest, x)
     zh = jax.eval_shape(cell.recur, lowest, carry)
     z = jax.eval_shape(cell.combine, zx, zh)

@@ -287,7 +287,7 @@ def test_inspect_shows_it():
 
 def test_no_wavefront_and_no_learned_carry():
     assert not _is_possible(CELL, 3)
-    with pytest.raises(ValueError, match="cell: expected a cell with a real carry, since params are real, got LRUCell"):
+    with pytest.raises(ValueError, match="cell: expected a cell whose carry holds real numbers alone"):
         jax.eval_shape(lambda: jl.LearnedCarry(CELL).init(KEY, 2))
 
 

@@ -175,19 +175,24 @@ def test_none_is_found():
     assert points.speed.shape == points.stable.shape == (0,)
 
 
+CONVOLUTIONAL = jl.ConvLSTMCell(1, spatial_shape=(3,), kernel_shape=3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "cell", [jl.MGUCell(3), jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4), jl.LearnedCarry(jl.LSTMCell(2))], ids=str
+    "cell",
+    [jl.MGUCell(3), jl.SLSTMCell(4, num_heads=2), jl.MLSTMCell(4), jl.LearnedCarry(jl.LSTMCell(2)), CONVOLUTIONAL],
+    ids=str,
 )
 def test_any_cell_from_the_carries_of_a_run(cell):
     params = jax.tree.map(lambda leaf: 0.5 * leaf, cell.init(jax.random.key(0), 2, dtype=jnp.float64))
-    x = np.full(2, 0.1)
-    _, seen = trace(cell, params, np.random.default_rng(0).normal(size=(12, 3, 2)))
+    x = np.full((*cell.spatial_shape, 2), 0.1)
+    _, seen = trace(cell, params, np.random.default_rng(0).normal(size=(12, 3, *x.shape)))
     points = fixed_points(cell, params, x, seen.carry, steps=STEPS)
     number = len(points.speed)
     assert type(points.carry) is type(seen.carry)
     assert 1 <= number <= points.starts.sum() <= 36
-    after, _ = cell.step(params, points.carry, np.broadcast_to(x, (number, 2)))
+    after, _ = cell.step(params, points.carry, np.broadcast_to(x, (number, *x.shape)))
     moved = np.concatenate([(b - a).reshape(number, -1) for a, b in zip(points.carry, after, strict=True)], axis=-1)
     np.testing.assert_allclose(points.speed, (moved**2).sum(-1) / 2, rtol=1e-6, atol=1e-25)
     assert points.eigenvalues.shape == moved.shape
@@ -219,6 +224,10 @@ MISTAKES = {
     "an integer carry": ({"cell": CountingCell(1)}, "cell: expected a carry of real floating-point numbers, got int32"),
     "params": ({"params": CARRIES}, "params: expected RNNParams, got RNNCarry"),
     "x of a batch": ({"x": np.zeros((2, 1))}, "x: expected an array [I] (one input, without time or batch), got floa"),
+    "x of a batch of maps": (
+        {"cell": CONVOLUTIONAL, "params": CONVOLUTIONAL.init(jax.random.key(0), 1), "x": np.zeros((2, 3, 1))},
+        "x: expected an array [3, I] (one input, without time or batch), got float64[2, 3, 1]",
+    ),
     "x of integers": ({"x": np.zeros(1, int)}, "x: expected a floating-point array, got int64[1]"),
     "x of another size": ({"x": np.zeros(2)}, "params.w_ih: expected shape (2, 1) for 2 input features"),
     "one carry": ({"carries": jl.RNNCarry(np.zeros(1))}, "carries.h: expected shape (1, 1) (leading axes, then those"),

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlstm import _checks, _init
-from jaxlstm._arrays import add_bias, add_tangents, linear_in_a_rule
+from jaxlstm._arrays import add_bias, linear_in_a_rule
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, carry_dtype
 from jaxlstm._random import Key
@@ -99,9 +99,9 @@ class ConvLSTMCell(Cell[ConvLSTMParams, LSTMCarry]):
         size, kernel = self.hidden_size, tuple(self.kernel_shape)  # type: ignore[arg-type]
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
         return ConvLSTMParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 4, (*kernel, input_size, size), dtype),
-            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, 4, (*kernel, size, size), dtype),
-            b=_init.pack((self.b_init or self._forget_bias_init)(b_key, (4, size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 4, (*kernel, input_size, size), dtype),
+            w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, 4, (*kernel, size, size), dtype),
+            b=_init.draw_bias(self.b_init or self._forget_bias_init, b_key, 4, size, dtype) if self.bias else None,
             p=jnp.zeros((*self.spatial_shape, 3 * size), dtype) if self.peephole else None,
         )
 
@@ -109,7 +109,7 @@ class ConvLSTMCell(Cell[ConvLSTMParams, LSTMCarry]):
         self, params: ConvLSTMParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> LSTMCarry:
         """Zeros; c in at least float32."""
-        dtype = carry_dtype(params, dtype)
+        dtype = carry_dtype(params, batch_shape, dtype)
         shape = (*batch_shape, *self.spatial_shape, self.hidden_size)
         return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, at_least_float32(dtype)))
 
@@ -158,9 +158,11 @@ def convolve(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]) -> Arr
 @partial(convolve.defjvp, symbolic_zeros=True)
 def _convolve_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (x, w), (dx, dw) = primals, tangents
-    of_x = None if isinstance(dx, SymbolicZero) else convolve(dx, w)
-    of_w = None if isinstance(dw, SymbolicZero) else linear_in_a_rule(partial(convolve_by_taps, x), dw)
-    return convolve(x, w), of_w if of_x is None else add_tangents(of_x, of_w)
+    z = convolve(x, w)
+    if isinstance(dw, SymbolicZero):
+        return z, convolve(dx, w)
+    of_w = linear_in_a_rule(partial(convolve_by_taps, x), dw)
+    return z, of_w if isinstance(dx, SymbolicZero) else convolve(dx, w) + of_w
 
 
 def convolve_by_taps(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]) -> Array:
@@ -176,7 +178,7 @@ def convolve_by_taps(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]
     def add(z: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
         place, matrix = tap
         moved = jax.lax.dynamic_slice(padded, (*[0] * lead, *place, 0), x.shape)
-        return z + (moved.reshape(-1, x.shape[-1]) @ matrix).astype(z.dtype), None
+        return z + (jax.lax.collapse(moved, 0, x.ndim - 1) @ matrix).astype(z.dtype), None
 
     zeros = jnp.zeros((math.prod(x.shape[:-1]), w.shape[-1]), at_least_float32(x.dtype))
     taps = jnp.indices(kernel).reshape(len(kernel), -1).T, w.reshape(-1, *w.shape[-2:])

@@ -95,9 +95,9 @@ class GRUCell(Cell[GRUParams, RNNCarry]):
         size = self.hidden_size
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
         return GRUParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 3, (input_size, size), dtype),
-            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, 3, (size, size), dtype),
-            b=_init.pack(self.b_init(b_key, (3, size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 3, (input_size, size), dtype),
+            w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, 3, (size, size), dtype),
+            b=_init.draw_bias(self.b_init, b_key, 3, size, dtype) if self.bias else None,
             b_hn=jnp.zeros(size, dtype) if self.bias and self.reset_after else None,
         )
 

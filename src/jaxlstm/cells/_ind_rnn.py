@@ -69,9 +69,9 @@ class IndRNNCell(Cell[IndRNNParams, RNNCarry]):
         size = self.hidden_size
         w_ih_key, u_key, b_key = jax.random.split(key, 3)
         return IndRNNParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 1, (input_size, size), dtype),
-            u=self.u_init(u_key, (size,), dtype),
-            b=_init.pack(self.b_init(b_key, (1, size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 1, (input_size, size), dtype),
+            u=_init.draw("u_init", self.u_init, u_key, (size,), dtype),
+            b=_init.draw_bias(self.b_init, b_key, 1, size, dtype) if self.bias else None,
         )
 
     def recur(self, params: IndRNNParams, carry: RNNCarry) -> Array:

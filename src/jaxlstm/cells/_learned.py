@@ -36,7 +36,7 @@ class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
 
     Raises:
       TypeError: if it is no cell.
-      ValueError: from `init`, if its carry is complex, as that of an `LRUCell`.
+      ValueError: from `init`, if its carry holds complex numbers, as that of an `LRUCell`, or integers.
 
     >>> cell = jl.LearnedCarry(jl.LSTMCell(4))
     >>> params = cell.init(jax.random.key(0), input_size=3)
@@ -57,14 +57,15 @@ class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
         """The params of the cell inside, and its first carry."""
         params = self.cell.init(key, input_size, dtype=dtype)
         carry = self.cell.init_carry(params)
-        if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(carry)):
-            _checks.reject("cell", "a cell with a real carry, since params are real", self.cell)
+        if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(carry)):
+            _checks.reject("cell", "a cell whose carry holds real numbers alone, since it becomes params", self.cell)
         return LearnedCarryParams(cell=params, initial_carry=cast(carry, dtype))
 
     def init_carry(
         self, params: LearnedCarryParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> C:
         """The learned carry, for each sequence."""
+        _checks.check_tuple("params", params, 2, "cell, initial_carry", LearnedCarryParams)
         like = super().init_carry(params, batch_shape, dtype=dtype)
 
         def leaf(learned: ArrayLike, like: Array) -> Array:

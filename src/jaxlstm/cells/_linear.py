@@ -15,19 +15,24 @@ class LinearCell(Cell[P, C]):
 
         carry_t = a_t * carry_{t-1} + b_t        elementwise, for each array of the carry
 
-    A subclass defines `coefficients`. It has no matmul of the carry: z is zx.
+    A subclass defines `coefficients`. It has no matmul of the carry: z is zx. It cannot draw random numbers.
+
+    An associative scan multiplies the a of many steps. Where their product overflows, it gives NaN or infinity even if
+    the carry itself does not; with ``|a| <= 1`` it never does.
     """
 
     def coefficients(self, params: P, zx: Any) -> tuple[C, C]:
         """``(a, b)`` of a step, or of all steps at once, from the input's share zx.
 
-        Each has the structure of the carry, and shapes that broadcast to the carry's: one a for all sequences will do.
+        Each has the structure of the carry, and shapes that broadcast to the carry's: a single `a` without batch axes
+        is enough.
         """
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(params, zx)")
 
-    def recur(self, params: P, carry: C) -> None:
+    def recur(self, params: P, carry: C, noise: Any = None) -> None:
         """Nothing: no gate depends on the carry."""
-        return
+        if noise is not None:
+            _checks.reject(f"{type(self).__name__}.draw", "None, since coefficients depend on the input alone", noise)
 
     def combine(self, zx: Any, zh: None) -> Any:
         """z = zx."""

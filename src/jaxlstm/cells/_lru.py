@@ -102,7 +102,7 @@ class LRUCell(LinearCell[LRUParams, LRUCarry]):
         self, params: LRUParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> LRUCarry:
         """Zeros; the state in complex64, or in complex128 for float64."""
-        dtype = carry_dtype(params, dtype)
+        dtype = carry_dtype(params, batch_shape, dtype)
         return LRUCarry(
             s=jnp.zeros((*batch_shape, self.state_size or self.hidden_size), complex_dtype(dtype)),
             dx=jnp.zeros((*batch_shape, self.hidden_size), dtype),

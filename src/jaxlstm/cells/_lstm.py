@@ -95,16 +95,16 @@ class LSTMCell(Cell[LSTMParams, LSTMCarry]):
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
         b_init = self.b_init or self._forget_bias_init
         return LSTMParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 4, (input_size, size), dtype),
-            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, 4, (size, size), dtype),
-            b=_init.pack(b_init(b_key, (4, size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 4, (input_size, size), dtype),
+            w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, 4, (size, size), dtype),
+            b=_init.draw_bias(b_init, b_key, 4, size, dtype) if self.bias else None,
         )
 
     def init_carry(
         self, params: LSTMParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> LSTMCarry:
         """Zeros; c in at least float32."""
-        dtype = carry_dtype(params, dtype)
+        dtype = carry_dtype(params, batch_shape, dtype)
         shape = (*batch_shape, self.hidden_size)
         return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, at_least_float32(dtype)))
 

@@ -137,12 +137,13 @@ class LSTMVariantCell(Cell[LSTMVariantParams, LSTMCarry]):
         w_ih_key, w_hh_key, b_key, w_hr_key = jax.random.split(key, 4)
         ones, zeros = partial(jnp.ones, dtype=dtype), partial(jnp.zeros, dtype=dtype)
         total = gates * size
+        w_hr = _init.draw("w_hh_init", self.w_hh_init, w_hr_key, (out, size), dtype).T if self.projection_size else None
         return LSTMVariantParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, gates, (input_size, size), dtype),
-            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, gates, (out, size), dtype),
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, gates, (input_size, size), dtype),
+            w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, gates, (out, size), dtype),
             b=self._init_b(b_key, dtype) if self.bias else None,
             p=zeros(total - size) if self.peephole else None,
-            w_hr=self.w_hh_init(w_hr_key, (out, size), dtype).T if self.projection_size else None,
+            w_hr=w_hr,
             norm=LSTMNormParams(ones(total), zeros(total), ones(total), zeros(total), ones(size), zeros(size))
             if self.layer_norm
             else None,
@@ -152,7 +153,7 @@ class LSTMVariantCell(Cell[LSTMVariantParams, LSTMCarry]):
         self, params: LSTMVariantParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> LSTMCarry:
         """Zeros: h with the features of the output, c with H of them in at least float32."""
-        dtype = carry_dtype(params, dtype)
+        dtype = carry_dtype(params, batch_shape, dtype)
         h = jnp.zeros((*batch_shape, self.output_size), dtype)
         return LSTMCarry(h=h, c=jnp.zeros((*batch_shape, self.hidden_size), at_least_float32(dtype)))
 
@@ -185,7 +186,7 @@ class LSTMVariantCell(Cell[LSTMVariantParams, LSTMCarry]):
         )
 
     def _init_b(self, key: Key, dtype: DTypeLike) -> Array:
-        b = (self.b_init or self._forget_bias_init)(key, (4, self.hidden_size), dtype)
+        b = _init.draw("b_init", self.b_init or self._forget_bias_init, key, (4, self.hidden_size), dtype)
         return _init.pack(jnp.delete(b, 1, axis=0) if self.coupled else b)
 
     def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:

@@ -74,8 +74,8 @@ class MinGRUCell(LinearCell[MinGRUParams, RNNCarry]):
         _checks.check_init(key, input_size, dtype)
         w_ih_key, b_key = jax.random.split(key)
         return MinGRUParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 2, (input_size, self.hidden_size), dtype),
-            b=_init.pack(self.b_init(b_key, (2, self.hidden_size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 2, (input_size, self.hidden_size), dtype),
+            b=_init.draw_bias(self.b_init, b_key, 2, self.hidden_size, dtype) if self.bias else None,
         )
 
     def coefficients(self, params: MinGRUParams, zx: Array) -> tuple[RNNCarry, RNNCarry]:

@@ -76,8 +76,8 @@ class MinLSTMCell(LinearCell[MinLSTMParams, RNNCarry]):
         _checks.check_init(key, input_size, dtype)
         w_ih_key, b_key = jax.random.split(key)
         return MinLSTMParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 3, (input_size, self.hidden_size), dtype),
-            b=_init.pack(self.b_init(b_key, (3, self.hidden_size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 3, (input_size, self.hidden_size), dtype),
+            b=_init.draw_bias(self.b_init, b_key, 3, self.hidden_size, dtype) if self.bias else None,
         )
 
     def coefficients(self, params: MinLSTMParams, zx: Array) -> tuple[RNNCarry, RNNCarry]:

@@ -100,8 +100,8 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         _checks.check_init(key, input_size, dtype)
         size, heads = self.hidden_size, self.num_heads
         vectors_key, gates_key = jax.random.split(key)
-        vectors = _init.draw_weight(self.w_ih_init, vectors_key, 4, (input_size, size), dtype)
-        gates = _init.draw_weight(self.w_ih_init, gates_key, 2, (input_size, heads), dtype)
+        vectors = _init.draw_weight("w_ih_init", self.w_ih_init, vectors_key, 4, (input_size, size), dtype)
+        gates = _init.draw_weight("w_ih_init", self.w_ih_init, gates_key, 2, (input_size, heads), dtype)
         b = jnp.zeros(4 * size + 2 * heads, dtype).at[-heads:].set(self.forget_bias) if self.bias else None
         return MLSTMParams(w_ih=jnp.concatenate([vectors, gates], axis=-1), b=b)
 
@@ -109,7 +109,7 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         self, params: MLSTMParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> MLSTMCarry:
         """Zeros; the memory in at least float32."""
-        dtype = carry_dtype(params, dtype)
+        dtype = carry_dtype(params, batch_shape, dtype)
         wide, heads, head_size = at_least_float32(dtype), self.num_heads, self.hidden_size // self.num_heads
         return MLSTMCarry(
             h=jnp.zeros((*batch_shape, self.hidden_size), dtype),

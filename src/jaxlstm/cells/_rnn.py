@@ -65,9 +65,9 @@ class RNNCell(Cell[RNNParams, RNNCarry]):
         size = self.hidden_size
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
         return RNNParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 1, (input_size, size), dtype),
-            w_hh=_init.draw_weight(self.w_hh_init, w_hh_key, 1, (size, size), dtype),
-            b=_init.pack(self.b_init(b_key, (1, size), dtype)) if self.bias else None,
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 1, (input_size, size), dtype),
+            w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, 1, (size, size), dtype),
+            b=_init.draw_bias(self.b_init, b_key, 1, size, dtype) if self.bias else None,
         )
 
     def transition(self, params: RNNParams, z: Array, carry: RNNCarry) -> RNNCarry:

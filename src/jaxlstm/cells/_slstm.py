@@ -109,19 +109,19 @@ class SLSTMCell(Cell[SLSTMParams, SLSTMCarry]):
         b_init = self.b_init or self._forget_bias_init
 
         def draw_head(key: Key) -> Array:
-            return _init.draw_weight(self.w_hh_init, key, 4, (head_size, head_size), dtype)
+            return _init.draw_weight("w_hh_init", self.w_hh_init, key, 4, (head_size, head_size), dtype)
 
         return SLSTMParams(
-            w_ih=_init.draw_weight(self.w_ih_init, w_ih_key, 4, (input_size, size), dtype),
+            w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 4, (input_size, size), dtype),
             w_hh=jax.vmap(draw_head)(jax.random.split(w_hh_key, self.num_heads)),
-            b=_init.pack(b_init(b_key, (4, size), dtype)) if self.bias else None,
+            b=_init.draw_bias(b_init, b_key, 4, size, dtype) if self.bias else None,
         )
 
     def init_carry(
         self, params: SLSTMParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> SLSTMCarry:
         """An empty memory, in at least float32, and h = 0."""
-        dtype = carry_dtype(params, dtype)
+        dtype = carry_dtype(params, batch_shape, dtype)
         h = jnp.zeros((*batch_shape, self.hidden_size), dtype)
         c = h.astype(at_least_float32(dtype))
         return SLSTMCarry(h=h, c=c, n=c, m=jnp.full_like(c, NO_WEIGHT))
@@ -131,7 +131,7 @@ class SLSTMCell(Cell[SLSTMParams, SLSTMCarry]):
         *batch, size = carry.h.shape
         heads = carry.h.reshape(*batch, self.num_heads, size // self.num_heads)
         zh = jnp.einsum("...nd,ndg->...ng", heads, params.w_hh)
-        return zh.reshape(*batch, self.num_heads, 4, -1).swapaxes(-3, -2).reshape(*batch, 4 * size)
+        return zh.reshape(*batch, self.num_heads, 4, size // self.num_heads).swapaxes(-3, -2).reshape(*batch, 4 * size)
 
     def transition(self, params: SLSTMParams, z: Array, carry: SLSTMCarry) -> SLSTMCarry:
         """The gates, and what they do to the memory."""

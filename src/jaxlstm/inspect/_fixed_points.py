@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from jaxlstm import _array_checks, _checks
-from jaxlstm._arrays import select
+from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
 from jaxlstm._flat import flatten, unflatten
@@ -131,9 +131,10 @@ def _check_arrays(cell: Cell, params: Params, x: ArrayLike, carries: Carry) -> t
             _checks.reject(
                 name, "values known now (call fixed_points outside jit, grad and vmap)", "a tracer", TypeError
             )
-    x = _array_checks.float_array("x", x, 1, "[I]")
-    if x.ndim > 1:
-        _checks.reject("x", "an array [I] (one input, without time or batch)", _checks.describe(x))
+    x = _array_checks.input_array("x", x, cell.spatial_shape, time=False)
+    if lead_shape(x, cell.spatial_shape):
+        axes = f"[{', '.join([*map(str, cell.spatial_shape), 'I'])}]"
+        _checks.reject("x", f"an array {axes} (one input, without time or batch)", _checks.describe(x))
     params, like = check_params(cell, params, (), x, "x")
     for path, part in jax.tree_util.tree_leaves_with_path(like):
         if not jnp.issubdtype(part.dtype, jnp.floating):
