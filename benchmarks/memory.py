@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,26 @@ def closed_inputs(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Arr
     return jnp.zeros(shape, dtype).at[0].set(-3.0)
 
 
+@dataclass(frozen=True)
+class OnePosition(jl.CellWrapper):
+    """A convolutional cell on a map of one position, for sequences of vectors."""
+
+    cell: jl.Cell
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """None: inputs are vectors."""
+        return ()
+
+    def project(self, params: Any, x: jax.Array) -> Any:
+        """zx of the cell, for the map whose one position has the features x."""
+        return self.cell.project(params, x[..., None, :])
+
+    def readout(self, params: Any, carry: Any) -> jax.Array:
+        """The output at the one position."""
+        return self.cell.readout(params, carry)[..., 0, :]
+
+
 CELLS: dict[str, Callable[[Recipe], jl.Cell]] = {
     "RNN": lambda recipe: jl.RNNCell(recipe.hidden_size),
     "GRU": lambda recipe: jl.GRUCell(recipe.hidden_size),
@@ -60,6 +80,7 @@ CELLS: dict[str, Callable[[Recipe], jl.Cell]] = {
     "sLSTM": lambda recipe: NAMED["slstm"](recipe.hidden_size),
     "mLSTM": lambda recipe: NAMED["mlstm"](recipe.hidden_size),
     "LRU": lambda recipe: NAMED["lru"](recipe.hidden_size),
+    "ConvLSTM": lambda recipe: OnePosition(jl.ConvLSTMCell(recipe.hidden_size, spatial_shape=(1,), kernel_shape=1)),
 }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-RECENT = ("GRU", "LSTM", "MGU", "minGRU", "minLSTM", "IndRNN", "sLSTM", "mLSTM", "LRU")  # with --recent
+RECENT = ("GRU", "LSTM", "MGU", "minGRU", "minLSTM", "IndRNN", "sLSTM", "mLSTM", "LRU", "ConvLSTM")  # with --recent
 EVERY = ("RNN", "GRU", "LSTM", "LSTM, no forget gate", "LSTM, forget bias 0")
 LONG = (*EVERY, "GRU, chrono", "LSTM, chrono")  # where memory must outlast what a gate of sigma(1) keeps
 FEW = ("RNN", "GRU", "LSTM", "GRU, chrono", "LSTM, chrono")  # in the dear rows; --cells runs the others too

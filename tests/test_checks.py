@@ -57,6 +57,7 @@ class Unhashable(jl.RNNCell):
 
 
 MISTAKES = {
+    "a cell as layers": (lambda: jl.Stack(layers=LSTM), "layers: expected a tuple of cells and layers, got LSTMCell("),
     "an array as evaluator": (
         lambda: unroll(evaluator=np.array(["loop", "newton"])),
         "evaluator: expected None or one of 'loop', 'associative', 'chunkwise', 'newton', got <U6[2]",

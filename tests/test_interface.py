@@ -268,6 +268,7 @@ ORDER = [
     "_directions",
     "_associative",
     "_flat",
+    "_rounding",
     "_flat_steps",
     "_newton",
     "_scan",

@@ -112,14 +112,20 @@ MISTAKES = {
         {"k1": 2, "k2": 2, "reset": jnp.zeros((2, B), bool)},
         r"reset: expected shape \(7, 3\), got \(2, 3\)",
     ),
+    "a text among the params": (
+        {"k1": 2, "k2": 2, "params": PARAMS._replace(b="x")},
+        r"params.b: expected an array, got 'x'",
+    ),
+    "a text as carry": ({"k1": 2, "k2": 2, "carry": "abc"}, r"carry: expected an array, got 'abc' \(str\)"),
     "wrong lengths": ({"k1": 2, "k2": 2, "lengths": jnp.zeros(2, int)}, r"lengths: expected shape \(3,\), got \(2,\)"),
 }
 
 
 @pytest.mark.parametrize(("options", "message"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.usefixtures("without_type_hook")
 def test_what_does_not_fit_is_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        jl.truncated(CELL, PARAMS, XS, **options)
+    with pytest.raises((ValueError, TypeError), match=message):
+        jl.truncated(CELL, options.pop("params", PARAMS), XS, **options)
 
 
 @pytest.mark.parametrize("network", [jl.Bidirectional(jl.RNNCell(2)), jl.Layer(jl.RNNCell(2), reverse=True)])

@@ -89,6 +89,11 @@ def like_template(name: str, value: Any, template: Any, why: str) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, template, value)
 
 
+def arrays(name: str, tree: Any) -> Any:
+    """A tree of arrays, of whatever shapes and dtypes."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _array(name + jax.tree_util.keystr(path), leaf), tree)
+
+
 def check_dtypes(name: str, value: Any, template: Any, hint: str) -> None:
     """Leaves of exactly these dtypes. `hint` says how to make them."""
 

@@ -85,7 +85,7 @@ def jacobian_kind(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> s
 
 
 def diagonals(slope: Callable[[Array, Inputs], Array], flat: Array, inputs: Inputs) -> Array:
-    """The diagonals of the Jacobians of all steps, one column after another, for what memory they would take."""
+    """The diagonals of the Jacobians of all steps, one column at a time: all at once would take too much memory."""
 
     def entry(column: Array) -> Array:
         return (slope(jnp.broadcast_to(column, flat.shape), inputs) * column.reshape(*(1,) * flat.ndim, -1)).sum(-1)
@@ -94,7 +94,7 @@ def diagonals(slope: Callable[[Array, Inputs], Array], flat: Array, inputs: Inpu
 
 
 def _is_elementwise(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> bool:
-    """Whether each feature of the carry depends on itself alone, of those before the step."""
+    """Whether each feature of the new carry depends on the same feature of the old carry alone."""
     leaves = jax.tree.leaves(carry)
     if len(leaves) != 1:
         return False

@@ -194,9 +194,9 @@ def last_output(carry: Carry) -> Float[Array, "*batch O"]:
     """The output of a network for each whole sequence, read from the carry that `unroll` or ``apply`` returns.
 
     For a cell or a `Layer` it is h after the last step that counts; with reverse=True after the first. For a
-    `Bidirectional` it is the last h of the forward cell beside the last h of the backward cell, which has then read the
-    whole sequence. For a `Stack` it is that of the top layer. For a ragged batch, ``ys[-1]`` is none of these: it is
-    padding, and the backward cell has read one step there.
+    `Bidirectional`, whatever its merge, it is the last h of the forward cell beside the last h of the backward cell,
+    which has then read the whole sequence. For a `Stack` it is that of the top layer. For a ragged batch, ``ys[-1]`` is
+    none of these: it is padding, and the backward cell has read one step there.
 
     Args:
       carry: a carry of any network whose cells have an h.

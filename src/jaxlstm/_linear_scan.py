@@ -117,7 +117,7 @@ def _transition_tangent(
     """`transition` and its tangent in the vectors, z and the carry, for one step.
 
     Where it reads vectors, it is mapped over the batch with those of each sequence. Each then has its own running sums,
-    which need no word from other devices.
+    which need no communication between devices.
     """
     cell, params = shared.cell, shared.params
 

@@ -1,4 +1,4 @@
-"""All steps of any recurrence at once, by Newton's method. Experimental.
+"""All steps of any recurrence with a real carry at once, by Newton's method. Experimental.
 
 The carries s_1 .. s_T of a sequence solve the equations s_t = step(s_{t-1}, x_t). Newton's method starts from a guess
 for all of them. It computes what is missing, r_t = step(s_{t-1}, x_t) - s_t, and the Jacobians J_t of the steps.

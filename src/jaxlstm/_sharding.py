@@ -54,10 +54,10 @@ def with_automatic_axes(run: Callable[..., Any], batch_rank: int, *, time: bool 
 
 
 def spans_devices(xs: Array) -> bool:
-    """Whether xs may be divided among several devices, by all that is known of them.
+    """Whether xs may be divided among several devices, as far as can be known.
 
-    That is where they lie. While JAX traces, it is the mesh in their type, which names that of the arguments that they
-    come from, or the mesh of `jax.set_mesh`. Of the axes of a shard_map, each device has its own part.
+    Outside jit, their sharding says it. While JAX traces, the mesh in their type does, which is that of the arguments
+    they come from, or the mesh of `jax.set_mesh`. Axes of a shard_map do not count: each device has only its part.
     """
     if not isinstance(xs, Tracer):
         return len(xs.sharding.device_set) > 1

@@ -27,7 +27,7 @@ from jaxlstm._wavefront import is_best, run_layers
 class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     """Layers on top of each other, each reading the ys of the one below.
 
-    On accelerators, two or more equal layers with small weights run in one loop, each a step behind the one below.
+    On accelerators, three or more equal layers with small weights run in one loop, each a step behind the one below.
     `jaxlstm.explain` says where.
 
     Args:
@@ -52,7 +52,9 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
     ) -> None:
         if layers_or_cells and layers:
             _checks.reject("layers", "None where layers_or_cells are given", layers)
-        layers = layers_or_cells or layers
+        if not isinstance(layers, (tuple, list)):
+            _checks.reject("layers", "a tuple of cells and layers", _checks.describe(layers), TypeError)
+        layers = layers_or_cells or tuple(layers)
         if not layers:
             _checks.reject("layers_or_cells", "at least one cell or layer", "none")
         for index, layer in enumerate(layers):

@@ -51,7 +51,7 @@ def masked_step(
 
 
 def next_carry(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, zx: Any = None) -> Carry:
-    """The carry of `masked_step` alone, in the dtypes of the one given, which a readout need not take."""
+    """The carry of `masked_step` alone, in the dtypes of the one given. They may be wider than `readout` accepts."""
     held, after, _ = change(cell, params, initial, carry, inputs, zx)
     return hold_masked(inputs, after, None, held)[0]
 

@@ -112,8 +112,7 @@ def truncated(
         _checks.reject("xs", "a known number of steps, to cut into blocks", steps)
     if reset is not None:
         reset = _array_checks.bool_array("reset", reset, (steps, *batch))
-    if carry is not None:
-        carry = jax.tree.map(jnp.asarray, carry)
+    params, carry = _array_checks.arrays("params", params), _array_checks.arrays("carry", carry)
     mask = valid_steps(steps, tuple(batch), lengths=lengths, mask=mask)
     options = {"unroll": unroll, "remat": remat, "project_first": project_first, "evaluator": evaluator}
     static = {"network": network, "k1": k1, "k2": k2, "options": tuple(options.items())}

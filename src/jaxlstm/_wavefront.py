@@ -4,8 +4,9 @@ T steps of L layers take T + L - 1 iterations, not L T. Each has one matmul for 
 one for the inputs of the upper layers. To the loop and to the derivative rule, the layers are one cell, `Wave`, whose
 carry has an axis of layers.
 
-On a GPU, four layers then launch less than half as much a step; two would launch no less. The upper layers' inputs are
-projected in the loop, so that large weights would be read more often. Those keep a loop for each layer.
+On a GPU, a step of four layers then launches less than half as many kernels; with two layers it would launch no fewer.
+The upper layers' inputs are projected in the loop, which reads their weights more often. So layers with large weights
+keep a loop each.
 """
 
 import functools

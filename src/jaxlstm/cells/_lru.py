@@ -140,7 +140,7 @@ def init_ring(
 ) -> tuple[Float[Array, "N"], Float[Array, "N"], Float[Array, "N"]]:
     """nu_log, theta_log and gamma_log of lambdas uniform in the ring r_min < |lambda| < r_max, 0 < angle < max_phase.
 
-    Drawn is 1 - |lambda|^2, which gamma needs and which rounds to no 0.
+    What is drawn is 1 - |lambda|^2: gamma needs it, and it never rounds to 0.
     """
     area, phase = jax.random.uniform(key, (2, states), dtype, float(jnp.finfo(dtype).eps), 1)
     rest = area * (r_max**2 - r_min**2) + (1 - r_max**2)

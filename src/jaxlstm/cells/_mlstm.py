@@ -56,8 +56,8 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         n_t = f_t n_{t-1} + i_t k_t
         h_t = o_t * C_t q_t / max(|n_t^T q_t|, exp(-m_t))   the output y_t
 
-    m changes no output: with the memory exp(m) C and its normaliser exp(m) n, the bound is the paper's 1. No gate
-    depends on h. A gradient keeps C of each step, [N, D, D]; with `remat`, of one step a chunk.
+    m changes no output: in terms of the memory exp(m) C and its normaliser exp(m) n, the lower bound exp(-m) is the
+    paper's 1. No gate depends on h. A gradient keeps C, [N, D, D], of every step; with `remat`, of one step a chunk.
 
     Args:
       hidden_size: H, the features of h.

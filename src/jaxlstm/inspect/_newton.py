@@ -42,9 +42,9 @@ def newton_report(
       reset: bool ``[T, *batch]``: True where a new sequence begins.
 
     Returns:
-      For each sequence: the ``iterations``, at most 64; the ``residual``, the largest difference between a carry and
-      what its step gives, relative to the largest carry, or to 1; and whether it ``converged``. Where a sequence of the
-      batch did not, `unroll` runs the loop.
+      For each sequence: the ``iterations``, at most 64; the ``residual``, the largest difference between a number of a
+      carry and what its step gives, in rounding errors of that number; and whether it ``converged``: the residual is at
+      most 32. Where a sequence of the batch did not, `unroll` runs the loop.
 
     Raises:
       ValueError, TypeError: if an argument does not fit; the message names it.
@@ -84,7 +84,8 @@ def newton_converges(exponents: Float[Array, "*batch S"]) -> Bool[Array, "*batch
     It mostly does where the largest exponent is below -0.1 nats a step: a difference of carries then falls to a tenth
     within 23 steps. Nearer to 0 it takes more iterations, or more than the 64 allowed, and above 0 up to T. This is a
     rule of thumb: exponents are means over the sequence, and a part of it that amplifies differences can need many
-    iterations. It was wrong for an sLSTM, whose stabiliser is a maximum; see the table of ``benchmarks/newton.py``.
+    iterations. It was wrong for an sLSTM, whose stabiliser is a maximum, so that its derivative jumps; see the table of
+    ``benchmarks/newton.py``.
 
     Args:
       exponents: ``[*batch, S]``, the largest first.
