@@ -430,7 +430,9 @@ EMPTY = [
 ]
 
 
-@pytest.mark.parametrize("cell", EMPTY, ids=repr)
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=() if cell == RNN else pytest.mark.slow, id=repr(cell)) for cell in EMPTY]
+)
 def test_a_batch_may_be_empty(cell):
     params, xs = params_of(cell), np.zeros((4, 0, *cell.spatial_shape, 3), np.float32)
     runs = {"unroll": jl.unroll, "truncated": partial(jl.truncated, k1=2, k2=4)}

@@ -387,7 +387,13 @@ def of_unlike_sizes():
         yield f"all tiny, {type(cell).__name__}", cell, 1e-12 * xs, {}
 
 
-@pytest.mark.parametrize(("cell", "xs", "options"), [pytest.param(*rest, id=name) for name, *rest in of_unlike_sizes()])
+@pytest.mark.parametrize(
+    ("cell", "xs", "options"),
+    [
+        pytest.param(*rest, id=name, marks=() if name == "growth, then a reset" else pytest.mark.slow)
+        for name, *rest in of_unlike_sizes()
+    ],
+)
 def test_newton_s_method_is_right_in_every_number(cell, xs, options):
     params = cell.init(KEY, I)
     ys, by_loop = (jl.unroll(cell, params, xs, evaluator=name, **options)[1] for name in ("newton", "loop"))
