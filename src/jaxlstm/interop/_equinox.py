@@ -55,7 +55,7 @@ def from_equinox(
     >>> shapes = {"weight_ih": (16, 3), "weight_hh": (16, 4), "bias": (16,)}
     >>> network, params = from_equinox({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     >>> network
-    Layer(cell=LSTMCell(hidden_size=4), reverse=False)
+    Layer(cell=LSTMCell(hidden_size=4))
     """
     if not hasattr(weights, "shape"):  # a tree, in which dicts can hold modules
         leaves = jax.tree_util.tree_leaves_with_path(weights)

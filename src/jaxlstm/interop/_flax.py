@@ -89,7 +89,7 @@ def from_flax(
     >>> w, b = np.ones((4, 12), np.float32), np.zeros(12, np.float32)
     >>> network, params = from_flax({"cell": {"dense_i": {"kernel": w, "bias": b}, "dense_h": {"kernel": w}}})
     >>> network
-    Layer(cell=GRUCell(hidden_size=4), reverse=False)
+    Layer(cell=GRUCell(hidden_size=4))
     """
     _checks.check_function("gate_fn", gate_fn)
     if activation_fn is not None:

@@ -58,7 +58,7 @@ def from_haiku(
     >>> weights = {"lstm/linear": {"w": np.ones((7, 16), np.float32), "b": np.zeros(16, np.float32)}}
     >>> network, params = from_haiku(weights)
     >>> network, float(params.b[4])
-    (Layer(cell=LSTMCell(hidden_size=4), reverse=False), 1.0)
+    (Layer(cell=LSTMCell(hidden_size=4)), 1.0)
     """
     return _nest.read_network(_select.all_tensors(weights, _DIALECT), prefix, layers, _DIALECT, _read)
 

@@ -72,7 +72,7 @@ def from_keras(
     >>> shapes = {"kernel": (3, 12), "recurrent_kernel": (4, 12), "bias": (2, 12)}
     >>> weights = {f"gru/gru_cell/{name}": np.ones(shape, np.float32) for name, shape in shapes.items()}
     >>> from_keras(weights)[0]
-    Layer(cell=GRUCell(hidden_size=4), reverse=False)
+    Layer(cell=GRUCell(hidden_size=4))
     """
     given = {"activation": activation, "recurrent_activation": recurrent_activation, "reset_after": reset_after}
     for name in ("activation", "recurrent_activation"):

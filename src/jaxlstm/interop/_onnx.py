@@ -70,7 +70,7 @@ def from_onnx(model_or_path: Any) -> dict[str, OnnxLayer]:
     >>> model = to_onnx(cell, cell.init(jax.random.key(0), input_size=3))
     >>> layers = from_onnx(model)
     >>> layers["GRU"].network
-    Layer(cell=GRUCell(hidden_size=4), reverse=False)
+    Layer(cell=GRUCell(hidden_size=4))
     """
     try:
         model, folder = _load(model_or_path)

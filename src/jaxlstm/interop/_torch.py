@@ -65,7 +65,7 @@ def from_torch(
     >>> shapes = {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "bias_ih_l0": (16,), "bias_hh_l0": (16,)}
     >>> network, params = from_torch({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     >>> network
-    Layer(cell=LSTMCell(hidden_size=4), reverse=False)
+    Layer(cell=LSTMCell(hidden_size=4))
     >>> float(params.b[0])
     2.0
     """

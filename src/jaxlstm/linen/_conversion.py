@@ -38,7 +38,7 @@ def to_network(module: linen.Module, variables: Mapping[str, Any]) -> tuple[Netw
     >>> module = GRU(8)
     >>> network, params = to_network(module, module.init(jax.random.key(0), jnp.ones((2, 5, 3))))
     >>> network, params[0].w_ih.shape
-    (Stack(Layer(cell=GRUCell(hidden_size=8), reverse=False), dropout=0.0), (3, 24))
+    (Stack(Layer(cell=GRUCell(hidden_size=8)), dropout=0.0), (3, 24))
     """
     if "params" not in variables:
         _checks.reject("variables", "a dict with the module's 'params'", _checks.describe(variables))

@@ -37,7 +37,7 @@ def to_network(module: nnx.Module) -> tuple[Network, Params]:
     >>> from jaxlstm.nnx import GRU, to_network
     >>> network, params = to_network(GRU(3, 8, rngs=nnx.Rngs(0)))
     >>> network, params[0].w_ih.shape
-    (Stack(Layer(cell=GRUCell(hidden_size=8), reverse=False), dropout=0.0), (3, 24))
+    (Stack(Layer(cell=GRUCell(hidden_size=8)), dropout=0.0), (3, 24))
     """
     if isinstance(module, Recurrent):
         return module.network, module._core_params()
