@@ -1,7 +1,7 @@
 """A ConvLSTM beside Flax, Keras and torch: the outputs, and the gradient of mean(ys**2) in the weights.
 
 JAX's libraries give the gradient in the inputs too. Each library draws its own weights, for kernels of the same shape
-and without peepholes. The calls are interleaved. Prints Markdown; needs torch, and Keras on JAX.
+and without peepholes. The calls of JAX's libraries are interleaved. Prints Markdown; needs torch, and Keras on JAX.
 """
 
 import argparse
@@ -42,19 +42,21 @@ Calls = tuple[Callable[[], Any], Callable[[], Any]]  # forward, and with the gra
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each (5)")
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls of each (9)")
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace this report's section of a Markdown file")
     args = parser.parse_args()
     torch.set_num_threads(common.cores())
     rows = []
     for size in SIZES:
         xs = np.random.default_rng(0).standard_normal((size.T, size.B, *size.spatial, size.I)).astype(np.float32)
-        calls = {name: make(size, xs) for name, make in LIBRARIES.items()}
-        kinds = ("forward", "train")
-        both = {f"{name} {kind}": call for name, pair in calls.items() for kind, call in zip(kinds, pair, strict=True)}
-        times = common.interleave(both, args.rounds)
+        made = {name: make(size, xs) for name, make in LIBRARIES.items()}
+        times: dict[str, list[list[float]]] = {name: [] for name in made}
+        for kind in range(2):  # a call is slower behind a large one, and behind torch's threads
+            for names in (("jaxlstm", "Flax", "Keras"), ("torch",)):
+                for name, found in common.interleave({name: made[name][kind] for name in names}, args.rounds).items():
+                    times[name].append(found)
         for name in LIBRARIES:
-            rows.append([f"{name}, {tuple(size)}", *(f"{median(times[f'{name} {kind}']):.1f}" for kind in kinds)])
+            rows.append([f"{name}, {tuple(size)}", *(f"{median(found):.1f}" for found in times[name])])
             common.note(str(rows[-1]))
     head = ["library, (B, T, maps, I, H, kernel)", "forward, ms", "train, ms"]
     text = f"{common.circumstances(common.environment())}\n\n{common.table(head, rows)}"
