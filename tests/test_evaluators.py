@@ -377,8 +377,8 @@ def test_no_loop_over_time_is_left():
 def of_unlike_sizes():
     """Sequences whose numbers differ so much in size that one must not stand for the others."""
     lstm, slstm, rnn = jl.LSTMCell(H), jl.SLSTMCell(H), jl.RNNCell(H)
-    xs = jax.random.normal(jax.random.key(1), (40, B, I))
-    first = lstm.init_carry(lstm.init(KEY, I), (B,))
+    xs = jax.random.normal(jax.random.key(1), (40, B, I), jnp.float32)
+    first = lstm.init_carry(lstm.init(KEY, I, dtype=jnp.float32), (B,))
     yield "one large feature", lstm, xs, {"carry": first._replace(c=first.c.at[:, 0].set(1e6))}
     yield "held, -1e30", slstm, xs, {"lengths": jnp.array([40, 9]), "reverse": True}
     growing = jl.IndRNNCell(H, u_init=lambda key, shape, dtype: jnp.array([1.5, 0.5, 0.9, 0.9], dtype))
@@ -390,12 +390,12 @@ def of_unlike_sizes():
 @pytest.mark.parametrize(
     ("cell", "xs", "options"),
     [
-        pytest.param(*rest, id=name, marks=() if name == "growth, then a reset" else pytest.mark.slow)
+        pytest.param(*rest, id=name, marks=() if name == "all tiny, RNNCell" else pytest.mark.slow)
         for name, *rest in of_unlike_sizes()
     ],
 )
 def test_newton_s_method_is_right_in_every_number(cell, xs, options):
-    params = cell.init(KEY, I)
+    params = cell.init(KEY, I, dtype=jnp.float32)
     ys, by_loop = (jl.unroll(cell, params, xs, evaluator=name, **options)[1] for name in ("newton", "loop"))
     sizes = jnp.abs(by_loop).max(-1, keepdims=True)
     np.testing.assert_allclose(ys / (sizes + 1e-30), by_loop / (sizes + 1e-30), atol=1e-5)
