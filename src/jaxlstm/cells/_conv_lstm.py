@@ -148,8 +148,8 @@ def conv_lstm_gates(
 def convolve(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"], back: bool = False) -> Array:
     """The kernel at every position of the spatial axes, which lie before the features; zeros around.
 
-    With `back`, the same in the form whose transpose is a convolution as XLA on CPU likes it: I before O in memory.
-    Otherwise the backward loop takes three times as long.
+    With `back`, w is stored with O before I, so that the transpose of the convolution has I before O. XLA on CPU is
+    slow at the other order within a loop: the backward loop would take three times as long.
     """
     axes = w.ndim - 2
     lead, letters = x.shape[: x.ndim - axes - 1], "DHW"[-axes:]
@@ -173,8 +173,8 @@ def _convolve_jvp(back: bool, primals: tuple[Array, Array], tangents: tuple[Any,
 def convolve_by_taps(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"]) -> Array:
     """`convolve` as a sum of matmuls, one for each position of the kernel.
 
-    It gives the gradient of the kernel. As a convolution, XLA on CPU takes up to a hundred times as long for it when it
-    stands in a loop or a conditional.
+    The gradient of the kernel is taken of this sum. Taken of a convolution in a loop or a conditional, XLA on CPU takes
+    up to a hundred times as long.
     """
     kernel, lead = w.shape[:-2], x.ndim - w.ndim + 1
     around = [((size - 1) // 2, size // 2) for size in kernel]

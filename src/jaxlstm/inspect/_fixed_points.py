@@ -65,7 +65,7 @@ def fixed_points(
     Args:
       cell: the recurrence, in evaluation: without random numbers.
       params: its params.
-      x: the input ``[I]``, the same at every step.
+      x: the input ``[I]``, the same at every step; ``[*spatial_shape, I]`` for a cell with spatial axes.
       carries: initial carries with any leading axes ``[*lead, ...]``, such as ``trace(...)[1].carry``. Only points
         that some of them lead to are found, so take many that the network visits.
       steps: how many steps Adam takes.
