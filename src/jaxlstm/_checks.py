@@ -22,13 +22,13 @@ def reject(name: str, expected: object, got: object, error: type[Exception] = Va
 
 
 @contextlib.contextmanager
-def noting(where: str) -> Iterator[None]:
-    """Add to an error where in a network it arose; with "", nothing."""
+def noting(where: str, *values: object) -> Iterator[None]:
+    """Add to an error where in a network it arose, a text with places for values; with "", nothing."""
     try:
         yield
     except Exception as error:
         if where:
-            error.add_note(where)
+            error.add_note(where.format(*values))
         raise
 
 

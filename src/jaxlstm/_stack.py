@@ -22,6 +22,8 @@ from jaxlstm._step import Carry, Output, Params
 from jaxlstm._unroll import unroll_directions, valid_steps
 from jaxlstm._wavefront import is_best, run_layers
 
+PLACE = "In layer {} of 0 to {}, bottom first: {!r}"
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
@@ -93,7 +95,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
         carries = []
         for index, (layer, of_layer) in enumerate(zip(self.layers, params, strict=True)):
-            with _checks.noting(self._place(index)):
+            with _checks.noting(PLACE, index, len(self.layers) - 1, layer):
                 carries.append(layer.init_carry(of_layer, batch_shape, dtype=dtype))
         return tuple(carries)
 
@@ -146,9 +148,6 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
 
         return self._through_layers(params, x, carry, options.key, run, drop)
 
-    def _place(self, index: int) -> str:
-        return f"In layer {index} of 0 to {len(self.layers) - 1}, bottom first: {self.layers[index]!r}"
-
     def _through_layers(
         self,
         params: tuple[Any, ...],
@@ -169,7 +168,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
             dropout_key = dropout_keys[index]
             if index and self.dropout and dropout_key is not None:
                 outputs = drop(dropout_key, outputs)
-            with _checks.noting(self._place(index)):
+            with _checks.noting(PLACE, index, len(self.layers) - 1, layer):
                 layer_after, outputs = run(layer, params[index], outputs, carry[index], layer_keys[index])
             after.append(layer_after)
         return tuple(after), outputs
