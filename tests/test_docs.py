@@ -13,7 +13,7 @@ import jaxlstm as jl
 
 DOCS = ROOT / "docs"
 QUICK = {"getting_started", "which_cell", "recipes/ppo", "recipes/r2d2"}
-QUICK |= {f"guides/{name}" for name in ("files", "flax", "own_cell", "training")}
+QUICK |= {f"guides/{name}" for name in ("files", "flax", "own_cell")}
 OTHERWISE = {"coming_from"}  # in test_coming_from.py
 MODULES = ("jaxlstm", *(f"jaxlstm.{name}" for name in jl._PACKAGES))
 

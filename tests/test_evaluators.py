@@ -34,7 +34,7 @@ OPTIONS = {
     "chunks": {"remat": 5, "mask": MASK},
     "remat, reset": {"remat": True, "reset": RESET},
 }
-SOME = ("mask, reset", "chunks")  # for the default run; the rest are slow
+SOME = {"gru-mask, reset", "lru-chunks"}  # for the default run; the rest are slow
 
 
 def drawn(cell):
@@ -87,9 +87,9 @@ def finished(results):
 def cases(cells, evaluator):
     for name in cells:
         for option in OPTIONS:
-            few = option in SOME and name in ("lru", "gru")
-            marks = () if few else pytest.mark.slow
-            yield pytest.param(cells[name], evaluator, option, marks=marks, id=f"{name}-{option}")
+            case = f"{name}-{option}"
+            marks = () if case in SOME else pytest.mark.slow
+            yield pytest.param(cells[name], evaluator, option, marks=marks, id=case)
 
 
 @pytest.mark.parametrize(("cell", "evaluator", "option"), [*cases(LINEAR, "associative"), *cases(ANY, "newton")])
@@ -142,7 +142,7 @@ def test_nan_reaches_nothing_behind_a_reset_or_in_the_padding(evaluator, cell):
 @pytest.mark.parametrize(
     ("cell", "evaluator"),
     [
-        pytest.param(cell, evaluator, marks=() if name in ("lru", "lstm") else pytest.mark.slow, id=name)
+        pytest.param(cell, evaluator, marks=() if name == "lstm" else pytest.mark.slow, id=name)
         for cells, evaluator in ((LINEAR, "associative"), (ANY | {"mlstm": jl.MLSTMCell(2)}, "newton"))
         for name, cell in cells.items()
     ],
@@ -151,18 +151,16 @@ def test_16_bit_params_and_carries_of_several_dtypes(cell, evaluator):
     """Under strict promotion, as all tests are."""
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(cell)[0])
 
-    def loss(params, name, **options):
+    def loss(params, name):
+        options = {"remat": True, "mask": MASK, "reset": RESET}
         ys = jl.unroll(cell, params, XS.astype(jnp.bfloat16), evaluator=name, **options)[1]
         return jnp.sin(ys.astype(jnp.float32)).sum()
 
-    for options in (OPTIONS["mask, reset"], OPTIONS["remat, reset"]):
-        found, expected = (
-            jax.jit(jax.grad(partial(loss, name=name, **options)))(params) for name in (evaluator, "loop")
-        )
-        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            assert one.dtype == jnp.bfloat16
-            one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-            np.testing.assert_allclose(one, other, atol=0.15 * max(1, np.abs(other).max()))
+    found, expected = (jax.jit(jax.grad(partial(loss, name=name)))(params) for name in (evaluator, "loop"))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == jnp.bfloat16
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        np.testing.assert_allclose(one, other, atol=0.15 * max(1, np.abs(other).max()))
 
 
 def test_16_bits_are_at_least_as_exact_as_in_the_loop():

@@ -65,10 +65,14 @@ def check_resets(actors, seen):
     assert seen.done.any()
 
 
-def run(name):
+def run(name, *arguments):
     """The numbers in each line of the table that an example prints, by the line's name."""
     result = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py")], env=os.environ, capture_output=True, text=True, timeout=900
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert not result.stderr
@@ -87,9 +91,9 @@ def test_ppo_in_full():
 
 
 @pytest.mark.slow
-def test_r2d2_in_full():
-    table = run("r2d2")
-    completed, without_memory = table["stored carry, burn-in"], table["no memory"]  # mean, lowest, highest
-    assert completed[1] > 0.9
-    assert without_memory[2] < 0.3
-    assert table["zeros"][0] < completed[0] - 0.03
+def test_r2d2_of_one_seed_in_full():
+    table = run("r2d2", "--seeds", "1")
+    completed, without_memory, zeros = (table[name][0] for name in ("stored carry, burn-in", "no memory", "zeros"))
+    assert completed > 0.9
+    assert without_memory < 0.3
+    assert zeros < completed - 0.03

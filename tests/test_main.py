@@ -585,14 +585,11 @@ def figures(out):
 
 
 CHORALES = os.environ.get("JSB_CHORALES", "JSB_Chorales.mat")
-SOLVED = [  # a short training of the LSTM on each task, and where its figure comes to lie
-    ("adding-1997", (0, 0.001), ["--steps", "800"]),
+SOLVED = [  # a short training of the LSTM on a task of each kind, and where its figure comes to lie
     ("multiplication", (0, 0.002), ["--steps", "1000"]),
-    ("temporal-order-6a", (0.99, 1), ["--steps", "600", "--batch-size", "8"]),
     ("temporal-order-6b", (0.99, 1), ["--steps", "700"]),
     ("reber", (0.99, 1), []),
     ("noise-free-lag", (1, 1), []),
-    ("noisy-lag", (0.99, 1), []),
     ("continual-reber", (0.9, 1), ["--steps", "1000"]),
     ("mnist1d", (0.87, 1), ["--steps", "2000"]),
     (
@@ -612,15 +609,14 @@ class TestRecipes:
     """The figures that the documentation promises."""
 
     def test_vowels(self, tmp_path, capsys):
-        code, out, _ = say(capsys, "train", "vowels", "--seeds", "5", "--out", tmp_path / "run")
+        code, out, _ = say(capsys, "train", "vowels", "--cell", "lstm", "--seeds", "5", "--out", tmp_path / "run")
         assert code == 0
         assert figures(out)["lstm"] >= 0.975
 
     def test_adding(self, tmp_path, capsys):
-        code, out, _ = say(capsys, "train", "adding", "--out", tmp_path / "run")
+        code, out, _ = say(capsys, "train", "adding", "--cell", "lstm", "--out", tmp_path / "run")
         assert code == 0
         assert figures(out)["lstm"] < 0.005
-        assert figures(out)["rnn"] > 0.1
 
     @pytest.mark.parametrize(("task", "least", "options"), SOLVED, ids=[name for name, *_ in SOLVED])
     def test_memory(self, task, least, options, tmp_path, capsys):

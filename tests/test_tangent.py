@@ -49,20 +49,15 @@ def cells(hidden_size, projection_size):
 
 
 CELLS = cells(3, 2)
+# Of the cells that the rule sees alike, one: where a test's programs are so long that every cell would take minutes.
+UNLIKE = ("lstm", "gru reset before", "every option", "slstm", "mlstm", "lru", "conv lstm", "user's", "learned start")
 
 
-def every_cell(*, quick, real=False):
-    """Each cell; all but the quick ones among the slow tests, since these are long programs to compile.
-
-    Real ones: only those whose carry is real.
-    """
+def every_cell(*, quick, names=tuple(CELLS)):
+    """Each cell of that name; all but the quick ones among the slow tests, since these are long programs to compile."""
     return pytest.mark.parametrize(
         "cell",
-        [
-            pytest.param(CELLS[name], id=name, marks=[pytest.mark.slow] * (name not in quick))
-            for name in CELLS
-            if not real or name != "lru"
-        ],
+        [pytest.param(CELLS[name], id=name, marks=[pytest.mark.slow] * (name not in quick)) for name in names],
     )
 
 
@@ -158,7 +153,7 @@ def test_every_mode_and_order(cell):
     assert_derivatives_are_those_of(expected, run, point, tangent)
 
 
-@every_cell(quick=["lstm"])
+@every_cell(quick=["lstm"], names=UNLIKE)
 def test_in_reverse_under_other_options_of_the_loop(cell):
     point, tangent, options = problem(cell)
     options |= {"reverse": True, "key": KEY}
@@ -172,7 +167,7 @@ def test_in_reverse_under_other_options_of_the_loop(cell):
         assert_close(compiled(lambda: derivatives(partial(jl.unroll, cell, **options, **loop)))(), want)  # noqa: B023
 
 
-@every_cell(quick=["lstm"])
+@every_cell(quick=["lstm"], names=UNLIKE)
 def test_under_other_transformations(cell):
     point, tangent, options = problem(cell)
     run, expected = (scalar(partial(f, cell, **options, key=KEY)) for f in (jl.unroll, plain))
@@ -190,7 +185,7 @@ def test_under_other_transformations(cell):
     assert_close(got, compiled(lambda: (transformed(expected), jax.grad(expected)(point)))())
 
 
-@every_cell(quick=[], real=True)
+@every_cell(quick=[], names=("lstm", "gru reset before", "every option", "slstm", "user's"))
 def test_hessian(cell):
     (name,) = (name for name, other in CELLS.items() if other is cell)
     cell = cells(2, 1)[name]

@@ -69,29 +69,31 @@ def assert_equals_unroll(cell, arguments, names="", **chunk):
 
 
 @pytest.mark.parametrize("name", ["sigmoid", pytest.param("exp", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("names", [ALL, pytest.param("", marks=pytest.mark.slow)])
-def test_equals_the_numpy_loop(name, names):
+def test_equals_the_numpy_loop(name):
     step = references.mlstm_step if name == "sigmoid" else references.exponential(references.mlstm_step)
-    modern.assert_equals_loop(CELLS[name], step, problem(CELLS[name]), names, run=chunkwise)
+    modern.assert_equals_loop(CELLS[name], step, problem(CELLS[name]), ALL, run=chunkwise)
 
 
-SLOW_OPTIONS = ["", "reverse", "lengths", "mask", "reset", "reverse reset", ALL]
+EACH = ["", "reverse", "lengths", "mask", "reset", "reverse reset", ALL]
 
 
 @pytest.mark.parametrize(
-    "names", ["lengths mask reset", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_OPTIONS)]
+    ("name", "names"),
+    [
+        ("learned", "lengths mask reset"),
+        *(pytest.param("sigmoid", names, marks=pytest.mark.slow) for names in EACH),
+        *(pytest.param(name, ALL, marks=pytest.mark.slow) for name in ("learned", "exp")),
+    ],
 )
-@pytest.mark.parametrize("name", ["learned", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sigmoid", "exp"))])
 def test_equals_unroll(name, names):
     assert_equals_unroll(CELLS[name], problem(CELLS[name], 7, (5,)), names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", ["", ALL])
 @pytest.mark.parametrize("shape", [(0, (2,), 4), (1, (), 4), (6, (), 3), (4, (2, 3), 64), (5, (0,), 2), (5, (3,), 1)])
-def test_equals_unroll_at_other_shapes(shape, names):
+def test_equals_unroll_at_other_shapes(shape):
     steps, batch, chunk = shape
-    assert_equals_unroll(CELLS["sigmoid"], problem(CELLS["sigmoid"], steps, batch), names, chunk=chunk)
+    assert_equals_unroll(CELLS["sigmoid"], problem(CELLS["sigmoid"], steps, batch), ALL, chunk=chunk)
 
 
 def steep(params):
@@ -144,8 +146,7 @@ def test_no_gate_gives_nan_in_few_bits(i, f, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", ["", "lengths mask reset"])
-@pytest.mark.parametrize("name", ["sigmoid", "exp"])
+@pytest.mark.parametrize(("name", "names"), [("sigmoid", ""), ("exp", "lengths mask reset")])
 def test_second_derivatives(name, names):
     params, xs, *_ = jax.tree.map(jnp.asarray, problem(CELLS[name], 7))
     options = random_options(names, 7, (3,))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("forked_command.py")
-RUNS = range(*map(int, os.environ.get("JAXLSTM_FAULTS", "0:27").split(":")))
+RUNS = range(*map(int, os.environ.get("JAXLSTM_FAULTS", "0:18").split(":")))
 BOOK = "the quick brown fox jumps over the lazy dog\n" * 40
 OPTIONS = "--cell rnn --hidden-size 4 --layers 1 --steps 24 --batch-size 2 --evaluate-every 2 --length 8"
 STOPPED = 6  # runs that SIGTERM ends, whose files are damaged, as those of one that is whole
