@@ -64,8 +64,8 @@ RUNS = {  # name: (what draws the params, and a function (params, xs, mask, rese
     "step of a stack": (STACK, lambda p, xs, m, r: two_steps(STACK, p, xs, reset=r[0], key=KEY)),
 }
 FAST = {"explicit": ("unroll",), "shard_map": ("windows", "newton")}  # the rest takes minutes to compile
-# Long to compile, and on an explicit mesh like others: "both directions", "trace", "step", "unroll" and "blocks".
-ALIKE = {"explicit": ("dropout", "trace of a stack", "step of a stack", "carry", "windows"), "shard_map": ()}
+# Long to compile, and on an explicit mesh like others: "both directions", "trace", "step" and "unroll".
+ALIKE = {"explicit": ("dropout", "trace of a stack", "step of a stack", "carry"), "shard_map": ()}
 
 
 def names(kind):

@@ -1,4 +1,4 @@
-"""minGRU, minLSTM, IndRNN, sLSTM, mLSTM, LRU and ConvLSTM as float64 NumPy loops, a vector at a time, from the papers.
+"""MGU, minGRU, minLSTM, IndRNN, sLSTM, mLSTM, LRU and ConvLSTM as float64 NumPy loops over vectors, from the papers.
 
 Neither jax nor jaxlstm is imported. Params and carries are any named tuples with the fields used below.
 
@@ -28,6 +28,18 @@ def where_larger(a, b):
 def g(z):
     """Feng et al. 2024, appendix B: z + 0.5 where z >= 0, else sigma(z)."""
     return np.where(z.real >= 0, z + 0.5, sigmoid(z))
+
+
+def mgu_step(params, carry, x, reset_gate=True):
+    """Zhou et al. 2016, equations 6 to 8, where f acts behind the matmul: h' = (1 - f) * n + f * h.
+
+    n = tanh(W_in x + b_n + f * (W_hn h + b_hn)), or without the gate tanh(W_in x + b_n + W_hn h).
+    """
+    x_f, x_n = np.split(params.w_ih.T @ x + params.b, 2)
+    h_f, h_n = np.split(params.w_hh.T @ carry.h, 2)
+    f = sigmoid(x_f + h_f)
+    n = np.tanh(x_n + (f * (h_n + params.b_hn) if reset_gate else h_n))
+    return carry._replace(h=(1 - f) * n + f * carry.h)
 
 
 def min_gru_step(params, carry, x, activation=lambda z: z):
@@ -174,6 +186,8 @@ def backward(step, params, xs, carry, initial, dcarry, dys, **options):
 
     def gradient(place, field=None):
         array = arguments[place] if field is None else getattr(arguments[place], field)
+        if array is None:
+            return None
         result = np.zeros(array.shape)
         for index in np.ndindex(array.shape):
             moved = array.astype(complex)

@@ -128,6 +128,28 @@ MISTAKES = {
     "lengths as a list": (lambda: unroll(lengths=[3, 5]), "lengths: expected an array, got [3, 5] (list)"),
     "lengths of bools": (lambda: unroll(lengths=np.ones(2, bool)), "lengths: expected an integer array", "got bool[2]"),
     "a single length": (lambda: unroll(lengths=3), "lengths: expected shape (2,), got ()"),
+    "lengths beyond 32 bits": (
+        lambda: unroll(lengths=np.array([5, 2**32 + 2])),
+        "lengths: expected values in 0..5",
+        "got 5..4294967298",
+    ),
+    "start beyond the widest integer": (
+        lambda: unroll(start=2**63),
+        f"start: expected an integer up to {2**63 - 1}, got {2**63}",
+    ),
+    "xs of objects": (lambda: unroll(xs=XS.astype(object)), "xs: expected an array of numbers, got object[5, 2, 3]"),
+    "xs of 8 bits": (
+        lambda: unroll(xs=jnp.asarray(XS, jnp.float8_e4m3fn)),
+        "xs: expected a floating-point array, got float8_e4m3fn[5, 2, 3]",
+    ),
+    "params of 8 bits": (
+        lambda: unroll(params=jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float8_e4m3fn), PARAMS)),
+        "params.w_ih: expected a floating-point array, got float8_e4m3fn[3, 16]",
+    ),
+    "17 numbers for 4 gates": (
+        lambda: jl.lstm_gates(jnp.zeros(17)),
+        "z: expected 4 gates side by side on the last axis, got float64[17]",
+    ),
     "mask of ints": (
         lambda: unroll(mask=np.ones((5, 2), int)),
         "mask: expected a bool array of shape (5, 2), got int64",
@@ -152,6 +174,10 @@ MISTAKES = {
     "start of two": (lambda: unroll(start=np.array([0, 1])), "start: expected a single integer, got int64[2]"),
     "start as None": (lambda: unroll(start=None), "start: expected an array, got None"),
     "key of a seed": (lambda: unroll(key=0), "key: expected a PRNG key (jax.random.key(seed)), got 0 (int)"),
+    "a raw key of three words": (
+        lambda: unroll(key=np.zeros(3, np.uint32)),
+        "key: expected a PRNG key (jax.random.key(seed)), got uint32[3]",
+    ),
     "a batch of keys": (lambda: unroll(key=jax.random.split(KEY)), "key: expected a single PRNG key, got key<fry>[2]"),
     "the cell's class": (
         lambda: unroll(jl.LSTMCell),
@@ -199,6 +225,10 @@ MISTAKES = {
     "a float for a key": (lambda: init(key=jnp.zeros(2)), "key: expected a PRNG key", "got float64[2]"),
     "dtype int": (lambda: init(dtype=int), "dtype: expected a floating-point dtype", "got <class 'int'>"),
     "dtype complex": (lambda: init(dtype=complex), "dtype: expected a floating-point dtype", "got <class 'complex'>"),
+    "dtype of 8 bits": (
+        lambda: init(dtype=jnp.float8_e4m3fn),
+        "dtype: expected a floating-point dtype of at least 16 bits, got <class 'jax.numpy.float8_e4m3fn'>",
+    ),
     "dtype of no sense": (lambda: init(dtype="float23"), "dtype: expected a floating-point dtype", "got 'float23'"),
     "dtype None": (lambda: init(dtype=None), "dtype: expected a floating-point dtype", "got None"),
     "dtype int of a carry": (
@@ -283,6 +313,13 @@ def test_mistakes_are_found_inside_jit(mistake, without_type_hook):
     make, argument, *_ = MISTAKES[mistake]
     with pytest.raises(ValueError, match=argument.partition(":")[0]):
         jax.jit(make)()
+
+
+def test_numbers_that_32_bits_do_not_hold_are_not_wrapped(without_x64, without_type_hook):
+    with pytest.raises(ValueError, match=r"start: expected an integer up to 2147483647, got 2147483648"):
+        unroll(start=2**31)
+    with pytest.raises(ValueError, match=r"lengths: expected values in 0\.\.5 .*, got 5\.\.4294967298"):
+        unroll(lengths=np.array([5, 2**32 + 2]))
 
 
 def test_the_type_hook_is_on():

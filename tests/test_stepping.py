@@ -71,6 +71,18 @@ def test_under_vmap_over_environments(problem):
     assert_close(mapped, step(carry, XS[0], reset=RESET[0]))
 
 
+def test_each_environment_draws_by_its_own_key(problem):
+    network, params, carry = problem
+    keys = jax.random.split(KEY, B)
+
+    def step(carry, x, mask, reset, key):
+        return network.step(params, carry, x, mask=mask, reset=reset, key=key, start=5)
+
+    arguments = carry, XS[0], MASK[0], RESET[0], keys
+    alone = [step(*jax.tree.map(lambda leaf, b=b: leaf[b], arguments)) for b in range(B)]
+    assert_close(jax.vmap(step)(*arguments), jax.tree.map(lambda *each: jnp.stack(each), *alone))
+
+
 def test_gradients_of_steps_are_those_of_the_whole(problem):
     network, params, carry = problem
 

@@ -36,6 +36,7 @@ def cells(hidden_size, projection_size):
         "zoneout": jl.Zoneout(jl.LSTMCell(hidden_size), h=0.3, c=0.4),
         "dropout": jl.RecurrentDropout(jl.GRUCell(hidden_size), 0.4),
         "every option": jl.RecurrentDropout(jl.Zoneout(every_option, h=0.3, c=0.4), 0.4),
+        "mgu": jl.MGUCell(hidden_size),
         "min gru": jl.MinGRUCell(hidden_size),
         "min lstm": jl.MinLSTMCell(hidden_size),
         "ind rnn": jl.IndRNNCell(hidden_size, activation_fn=jnp.tanh),

@@ -149,6 +149,41 @@ def test_gates_of_16_bit_params_are_in_32():
     assert (seen.gates.f.dtype, seen.carry.h.dtype, seen.carry.c.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
 
 
+NETWORK = jl.Stack(
+    jl.Bidirectional(jl.Zoneout(jl.LSTMCell(SIZE), h=0.3, c=0.4), jl.GRUCell(SIZE)),
+    jl.RecurrentDropout(jl.GRUCell(SIZE), 0.4),
+    dropout=0.5,
+)
+TRAINING = {**OPTIONS, "key": jax.random.key(3), "start": 7}
+
+
+@pytest.mark.parametrize("options", [OPTIONS, TRAINING], ids=["evaluation", "training"])
+def test_a_network_s_traces_are_of_the_run_of_its_layers(options):
+    """Each layer's outputs and last carries are those of the network up to there, with the same draws."""
+    params, xs, carry = problem(NETWORK)
+    after, seen = trace(NETWORK, params, xs, carry, **options)
+    last, ys = NETWORK.apply(params, xs, carry, **options)
+    close = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-13, atol=1e-13))
+    close(after, last)
+    (forward, backward), top = seen
+    assert [type(one.carry) for one in (forward, backward, top)] == [jl.LSTMCarry, jl.RNNCarry, jl.RNNCarry]
+    close(top.ys, ys)
+    below = jl.Stack(NETWORK.layers[0], dropout=0.5)
+    close(np.concatenate([forward.ys, backward.ys], -1), below.apply(params[:1], xs, carry[:1], **options)[1])
+    close((at(forward.carry, -1), at(top.carry, -1)), (last[0].forward, last[1]))
+    r, z, n = top.gates
+    valid = references.steps_that_count(xs, OPTIONS["lengths"], OPTIONS["mask"])[..., None]
+    close(top.carry.h, np.where(valid, (1 - z) * n + z * top.before.h, top.before.h))
+    assert r.shape == n.shape
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "wrapped"])
+def test_a_trace_is_one_run(name):
+    """One loop for the recurrence, however many arrays the carry has, and one that holds the carries at masked steps."""
+    text = jax.jit(partial(trace, CELLS[name], **OPTIONS)).lower(*problem(CELLS[name])).as_text()
+    assert text.count("stablehlo.while") == 2
+
+
 def test_nan_in_the_padding_reaches_nothing():
     cell = CELLS["lstm"]
     params, xs, carry = problem(cell)
