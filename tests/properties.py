@@ -59,6 +59,30 @@ class LearnedStartCell(MinimalGatedCell):
         return jl.RNNCarry(h=h.astype(dtype or h.dtype))
 
 
+class CountedCarry(NamedTuple):
+    """h, and the steps so far."""
+
+    h: jax.Array
+    n: jax.Array
+
+
+@dataclass(frozen=True)
+class CountingCell(jl.RNNCell):
+    """A cell whose carry holds integers."""
+
+    def init_carry(self, params, batch_shape=(), *, dtype=None):
+        return CountedCarry(super().init_carry(params, batch_shape, dtype=dtype).h, jnp.zeros(batch_shape, jnp.int32))
+
+    def transition(self, params, z, carry):
+        return CountedCarry(jnp.tanh(z), carry.n + 1)
+
+
+def counting():
+    """That cell, its params and inputs."""
+    cell = CountingCell(3)
+    return cell, jl.RNNParams(np.ones((2, 3)), np.ones((3, 3)), np.ones(3)), np.ones((4, 2))
+
+
 CELLS = {
     "lstm": jl.LSTMCell(3),
     "gru": jl.GRUCell(3),

@@ -246,6 +246,8 @@ NOT_SEQUENCES = {
     "features": ([np.ones((2, 3)), np.ones((2, 4))], ValueError, r"sequences\[1\]: expected float64 of shape \[T, 3\]"),
     "dtypes": ([np.ones(2), np.ones(2, int)], ValueError, r"sequences\[1\]: expected float64"),
     "a number": ([np.ones(2), 3.0], ValueError, r"sequences\[1\]: expected an array \[T, ...\]"),
+    "shapes": ([np.ones(3), np.ones((2, 2))], ValueError, r"sequences\[1\]: expected float64 of shape \[T\], as seq"),
+    "lists of lists": ([[[1.0, 2.0], [3.0]]], ValueError, r"sequences\[0\]: expected an array \[T, ...\], got"),
     "words": ([["a", "b"]], TypeError, r"sequences\[0\]: expected an array of numbers"),
 }
 
@@ -258,6 +260,16 @@ def test_what_cannot_be_padded_is_named(sequences, error, message):
 
 
 STEPS, BATCH = jax.export.symbolic_shape("T, B")
+
+
+def test_known_lengths_of_symbolic_steps(without_type_hook):
+    def run(xs, lengths=LENGTHS):
+        return jl.unroll(CELL, PARAMS, xs, lengths=lengths)[1]
+
+    shape = jax.ShapeDtypeStruct((STEPS, B, I), jnp.float64)
+    assert_close(jax.export.export(jax.jit(run))(shape).call(jnp.asarray(XS)), run(XS))
+    with pytest.raises(ValueError, match=r"lengths: expected values in 0..T \(the number of steps\), got -1..5"):
+        jax.export.export(jax.jit(partial(run, lengths=np.array([5, -1, 0]))))(shape)
 
 
 @pytest.mark.parametrize("options", [{}, {"remat": True}, {"reverse": True, "lengths": True}], ids=str)

@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import re
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from properties import CountingCell
 
 import jaxlstm as jl
 
@@ -56,8 +57,34 @@ class Unhashable(jl.RNNCell):
     __hash__ = None
 
 
+class UnhashableMerge:
+    __hash__ = None
+
+    def __call__(self, forward, backward):
+        return forward
+
+
 MISTAKES = {
     "a cell as layers": (lambda: jl.Stack(layers=LSTM), "layers: expected a tuple of cells and layers, got LSTMCell("),
+    "layers of which one is none": (lambda: jl.Stack(layers=(LSTM, 1)), "layers[1]: expected a Cell", "got 1 (int)"),
+    "a b_init that is not used": (
+        lambda: jl.GRUCell(4, bias=False, b_init=jl.chrono(9)),
+        "b_init: expected its default where bias=False, got chrono(9)",
+    ),
+    "learned params as a tuple": (
+        lambda: (lambda cell: cell.init_carry(tuple(params_of(cell)), (2,)))(jl.LearnedCarry(RNN)),
+        "params: expected LearnedCarryParams, got (RNNParams(",
+    ),
+    "an unhashable merge": (
+        lambda: jl.Bidirectional(LSTM, merge=UnhashableMerge()),
+        "merge: expected a hashable",
+        "got",
+    ),
+    "gates of a list": (lambda: jl.lstm_gates([0.0] * 4), "z: expected an array, got [0.0, 0.0, 0.0, 0.0] (list)"),
+    "a cell state of a number": (
+        lambda: jl.lstm_transition(jl.Gates(*np.ones((4, 2))), [0.5]),
+        "c: expected an array, got [0.5] (list)",
+    ),
     "an array as evaluator": (
         lambda: unroll(evaluator=np.array(["loop", "newton"])),
         "evaluator: expected None or one of 'loop', 'associative', 'chunkwise', 'newton', got <U6[2]",
@@ -135,7 +162,7 @@ MISTAKES = {
     ),
     "start beyond the widest integer": (
         lambda: unroll(start=2**63),
-        f"start: expected an integer up to {2**63 - 1}, got {2**63}",
+        f"start: expected an integer in {-(2**63)}..{2**63 - 1}, got {2**63}",
     ),
     "xs of objects": (lambda: unroll(xs=XS.astype(object)), "xs: expected an array of numbers, got object[5, 2, 3]"),
     "xs of 8 bits": (
@@ -165,9 +192,9 @@ MISTAKES = {
     "reverse as a word": (lambda: unroll(reverse="yes"), "reverse: expected True or False, got 'yes' (str)"),
     "remat 0": (lambda: unroll(remat=0), "remat: expected a positive int, got 0"),
     "remat -1": (lambda: unroll(remat=-1), "remat: expected a positive int, got -1"),
-    "remat 2.5": (lambda: unroll(remat=2.5), "remat: expected None, True, 'sqrt' or a", "got 2.5 (float)"),
+    "remat 2.5": (lambda: unroll(remat=2.5), "remat: expected None, True, False, 'sqrt' or a", "got 2.5 (float)"),
     "project_first 1": (lambda: unroll(project_first=1), "project_first: expected None, True or False, got 1 (int)"),
-    "remat log": (lambda: unroll(remat="log"), "remat: expected None, True, 'sqrt' or a", "got 'log' (str)"),
+    "remat log": (lambda: unroll(remat="log"), "remat: expected None, True, False, 'sqrt' or a", "got 'log' (str)"),
     "unroll 0": (lambda: unroll(unroll=0), "unroll: expected a positive int, got 0"),
     "unroll True": (lambda: unroll(unroll=True), "unroll: expected a positive int, got True (bool)"),
     "start of a float": (lambda: unroll(start=1.5), "start: expected an integer, got float"),
@@ -316,7 +343,7 @@ def test_mistakes_are_found_inside_jit(mistake, without_type_hook):
 
 
 def test_numbers_that_32_bits_do_not_hold_are_not_wrapped(without_x64, without_type_hook):
-    with pytest.raises(ValueError, match=r"start: expected an integer up to 2147483647, got 2147483648"):
+    with pytest.raises(ValueError, match=r"start: expected an integer in -2147483648\.\.2147483647, got 2147483648"):
         unroll(start=2**31)
     with pytest.raises(ValueError, match=r"lengths: expected values in 0\.\.5 .*, got 5\.\.4294967298"):
         unroll(lengths=np.array([5, 2**32 + 2]))
@@ -479,23 +506,8 @@ def test_a_batch_may_be_empty(cell):
         assert run(cell, params, xs)[1].shape == (4, 0, *cell.spatial_shape, 4)
 
 
-class CountedCarry(NamedTuple):
-    h: Any
-    n: Any
-
-
-class Counting(jl.RNNCell):
-    """One that counts its steps, in integers."""
-
-    def init_carry(self, params, batch_shape=(), *, dtype=None):
-        return CountedCarry(super().init_carry(params, batch_shape, dtype=dtype).h, jnp.zeros(batch_shape, jnp.int32))
-
-    def transition(self, params, z, carry):
-        return CountedCarry(jnp.tanh(z), carry.n + 1)
-
-
 def test_a_carry_may_hold_integers():
-    cell = Counting(4)
+    cell = CountingCell(4)
     params = params_of(cell)
     carry, ys = jl.unroll(cell, params, XS, lengths=np.array([5, 3]))
     assert carry.n.tolist() == [5, 3]
@@ -523,7 +535,7 @@ def test_a_deep_copy_is_equal(network):
 
 
 def test_a_carry_with_integers_cannot_be_learned_and_needs_no_gradient():
-    cell = Counting(4)
+    cell = CountingCell(4)
     gradient = jax.grad(lambda params: jl.unroll(cell, params, XS)[1].sum())(params_of(cell))
     assert gradient.b.any()
     with pytest.raises(ValueError, match="cell: expected a cell whose carry holds real numbers alone"):

@@ -143,6 +143,12 @@ def test_every_exported_function_is_here():
     assert {name for name in functions - classes if not name.startswith("draw_")} <= tested
 
 
+def test_every_cell_is_here():
+    cells = {cell for cell in vars(jl).values() if isinstance(cell, type) and issubclass(cell, jl.Cell)}
+    wrapped = {jl.Zoneout, jl.RecurrentDropout}  # in STACK
+    assert cells - {jl.Cell, jl.CellWrapper, jl.LinearCell} == {jl.LSTMCell, *map(type, CELLS)} | wrapped
+
+
 INPUTS = jnp.ones((B, T, I), jnp.float32)
 LINEN = {
     "LSTM": jaxlstm.linen.LSTM(H, num_layers=2, bidirectional=True),

@@ -124,6 +124,23 @@ def test_networks_and_draws():
     assert_same(*(jax.vmap(partial(run, name))(params) for name in ("loop", "associative")))
 
 
+def test_newton_s_method_with_draws():
+    cell = jl.RecurrentDropout(jl.Zoneout(ANY["lstm"], h=0.3, c=0.4), 0.3)
+    assert_same(*both(cell, "newton", {"key": KEY, "start": 7, "reset": RESET}))
+
+
+@pytest.mark.parametrize("k2", [5, 10])
+def test_windows_and_blocks(k2):
+    cell = LINEAR["min_lstm"]
+    params, carry = drawn(cell)
+
+    def gradient(name):
+        run = partial(jl.truncated, cell, xs=XS, carry=carry, k1=5, k2=k2, mask=MASK, reset=RESET, evaluator=name)
+        return jax.jit(jax.value_and_grad(lambda params: jnp.sin(run(params)[1]).sum()))(params)
+
+    assert_same(gradient("associative"), gradient("loop"))
+
+
 @pytest.mark.parametrize(("evaluator", "cell"), [("associative", LINEAR["min_gru"]), ("newton", ANY["gru"])])
 def test_nan_reaches_nothing_behind_a_reset_or_in_the_padding(evaluator, cell):
     params, carry = drawn(cell)
@@ -279,7 +296,7 @@ class Twice(jl.LearnedCarry):
 
 def test_chunks_refuse_a_wrapper_with_its_own_readout():
     cell = Twice(jl.MLSTMCell(H))
-    with pytest.raises(ValueError, match="got 'chunkwise' for Twice: its chunks do not know its own readout"):
+    with pytest.raises(ValueError, match="got 'chunkwise' for Twice: its own readout may differ from the mLSTM"):
         jl.unroll(cell, cell.init(KEY, I), XS, evaluator="chunkwise")
 
 
@@ -370,6 +387,16 @@ def test_no_loop_over_time_is_left():
 
     assert [loops("loop"), loops(None), loops("associative")] == [2, 2, 0]
     assert loops(None, "cuda") == loops(None, "tpu") == 0
+
+
+@pytest.mark.parametrize("cell", [LINEAR["min_gru"], jl.LRUCell(H)], ids=["min_gru", "lru"])
+@pytest.mark.parametrize("steps", [64, pytest.param(1024, marks=pytest.mark.slow)])
+def test_the_longest_chain_of_dependent_operations_grows_with_log_t(cell, steps):
+    chains = pytest.importorskip("chains", reason="needs the folder benchmarks")
+    forward, gradient = (chains.chain(program.as_text()) for program in chains.programs(cell, steps, "associative"))
+    assert forward <= 5 * np.log2(steps)
+    assert gradient <= 10 * np.log2(steps)
+    assert chains.chain(chains.programs(cell, steps, "loop")[0].as_text()) >= steps
 
 
 def of_unlike_sizes():

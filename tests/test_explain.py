@@ -88,11 +88,22 @@ def test_an_accelerator_keeps_no_h_beside_ys(cell, kept):
     assert "except" not in jl.explain(cell, *shapes(cell, 16), platform="cpu")
 
 
-@pytest.mark.parametrize("cell", [jl.LSTMCell(256), jl.GRUCell(256), jl.LSTMVariantCell(256, projection_size=64)])
+MATMULS = [
+    *(
+        jl.LSTMCell(256),
+        jl.GRUCell(256),
+        jl.LSTMVariantCell(256, projection_size=64),
+        jl.LearnedCarry(jl.LSTMCell(256)),
+    ),
+    *(jl.SLSTMCell(256, num_heads=2), jl.LearnedCarry(jl.SLSTMCell(128))),
+]
+
+
+@pytest.mark.parametrize("cell", MATMULS, ids=repr)
 def test_flops_are_those_that_xla_counts(cell):
     params, xs = shapes(cell, 1)
     (said,) = re.findall(r"matmuls: ([\d.e-]+) Gflop forward", jl.explain(cell, params, xs))
-    carry = jax.eval_shape(lambda: cell.init_carry(params, (B,)))
+    carry = jax.eval_shape(lambda params: cell.init_carry(params, (B,)), params)
     counted = jax.jit(cell.step).lower(params, carry, xs.update(shape=xs.shape[1:])).cost_analysis()["flops"]
     assert float(said) * 1e9 == pytest.approx(counted, rel=0.06)
 
@@ -142,6 +153,11 @@ def test_other_evaluators():
     in_chunks = partial(jl.explain, mlstm, *shapes(mlstm, 130), evaluator="chunkwise")
     assert "loop: 3 chunks, in each up to 64 steps at once\n" in in_chunks()
     assert "loop: 13 chunks, in each up to 10 steps at once\n" in in_chunks(remat=10)
+    assert "loop: 1 chunk, in each up to 130 steps at once\n" in in_chunks(remat=130)
+    assert "inputs: projected in each chunk, by one matmul\n" in in_chunks()
+    both = jl.Bidirectional(mlstm)
+    in_chunks = jl.explain(both, *shapes(both, 130), evaluator="chunkwise", platform="cuda")
+    assert "loop: 3 chunks, in each up to 64 steps at once, for each direction\n" in in_chunks
     with pytest.raises(
         ValueError, match="evaluator: expected None or 'loop', 'newton', got 'associative' for LSTMCell"
     ):
@@ -152,7 +168,15 @@ def test_arrays_and_16_bits():
     params = LSTM.init(jax.random.key(0), I, dtype=jnp.bfloat16)
     told = jl.explain(LSTM, params, jnp.zeros((5, B, I), jnp.bfloat16))
     assert f"on {jax.default_backend()}\n  xs: bfloat16[5, 4, 6], computed in bfloat16" in told
-    assert "none, since there are no steps" in jl.explain(LSTM, params, jnp.zeros((0, B, I), jnp.bfloat16))
+    for remat in (None, True, 4, "sqrt"):
+        told = jl.explain(LSTM, params, jnp.zeros((0, B, I), jnp.bfloat16), remat=remat)
+        assert "loop: none, since there are no steps\n" in told
+        assert "kept for the gradient: nothing, since there are no steps\n" in told
+
+
+def test_one_is_singular():
+    assert "loop: 1 iteration of 16 steps and 1 more" in jl.explain(LSTM, *shapes(LSTM, 17), platform="cuda")
+    assert "loop: none, a single step\n" in jl.explain(LSTM, *shapes(LSTM, 1))
 
 
 @pytest.mark.parametrize(

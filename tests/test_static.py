@@ -76,7 +76,7 @@ def test_a_stack_with_other_options():
     changed = dataclasses.replace(stack, dropout=0.1)
     assert (changed.layers, changed.dropout) == (stack.layers, 0.1)
     assert dataclasses.replace(stack, layers=(LSTM,)) == jl.Stack(LSTM, dropout=0.3)
-    with pytest.raises(ValueError, match="layers: expected None where layers_or_cells are given"):
+    with pytest.raises(ValueError, match=r"layers: expected \(\) where layers_or_cells are given"):
         jl.Stack(LSTM, layers=(LSTM,))
 
 

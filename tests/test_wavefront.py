@@ -190,3 +190,33 @@ def test_bad_input():
             network.apply(params, XS, lengths=np.ones(3, int))
         with pytest.raises((ValueError, TypeError), match="params"):
             network.apply((params[0], params[1], params[0]), XS)
+
+
+def test_what_does_not_fit_is_the_layer_s_own_mistake():
+    """The messages are those of the CPU, where each layer has a loop."""
+    network, params = stack_of(CELLS["lstm"])
+    carry = network.init_carry(params, (B,))
+    mistakes = {
+        "params: expected LSTMParams, got tuple": ((params[0], tuple(params[1]), params[2]), carry),
+        "params.b: expected an array, got": ((params[0], params[1]._replace(b="b"), params[2]), None),
+        r"carry.c: expected shape \(2, 4\)": (params, (carry[0], carry[1]._replace(c=np.zeros((3, H))), carry[2])),
+    }
+    for message, (given, start) in mistakes.items():
+        for platform in "cpu", "cuda":
+            with lowered_for(platform), pytest.raises((TypeError, ValueError), match=message) as caught:
+                network.apply(given, XS, start)
+            assert "In layer 1 of 0 to 2" in caught.value.__notes__[-1]
+
+
+def test_a_layer_may_start_from_its_own_carry():
+    network, params = stack_of(CELLS["lstm"])
+    carry = network.init_carry(params, (B,))
+    one, other = both_ways(lambda params: network.apply(params, XS, (None, carry[1], None)), params)
+    assert_close(other, one)
+
+
+def test_newton_s_method_solves_each_layer():
+    network, params = stack_of(CELLS["gru"])
+    with lowered_for("cuda"):
+        told = jl.explain(network, params, XS, evaluator="newton", platform="cuda")
+    assert told.count("no loop: all steps at once, by Newton's method") == 3

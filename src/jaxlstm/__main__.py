@@ -155,7 +155,7 @@ def _connect(num_processes: int, process_id: int, coordinator: str | None) -> No
         raise MistakeError(f"--process-id: expected a number in 0..{num_processes - 1}, got {process_id}")
     if (coordinator is None) != (num_processes == 1):
         got = f"{coordinator} and --num-processes {num_processes}"
-        raise MistakeError(f"--coordinator: expected HOST:PORT of process 0 if --num-processes is above 1, got {got}")
+        raise MistakeError(f"--coordinator: expected HOST:PORT of process 0 for several processes alone, got {got}")
     if coordinator is None:
         return
     try:

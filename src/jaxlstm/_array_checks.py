@@ -21,8 +21,9 @@ def start_array(start: Any) -> jax.Array:
     if isinstance(array, Tracer):
         return array.astype(jnp.int32) if array.dtype.itemsize < 4 else array
     dtype = jax.dtypes.canonicalize_dtype(np.int64)
-    if not np.iinfo(dtype).min <= int(array) <= np.iinfo(dtype).max:
-        reject("start", f"an integer up to {np.iinfo(dtype).max}", int(array))
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if not least <= int(array) <= most:
+        reject("start", f"an integer in {least}..{most}", int(array))
     return jnp.asarray(int(array), dtype)
 
 
@@ -64,7 +65,8 @@ def length_array(lengths: Any, batch_shape: tuple[int, ...], steps: int, name: s
         reject(name, f"shape {batch_shape}", array.shape)
     if not isinstance(array, Tracer):
         values = np.asarray(array)  # in NumPy's own dtype: JAX's may not hold them
-        if values.size and (values.min() < 0 or values.max() > steps):
+        longest = steps if isinstance(steps, int) else np.inf  # a symbolic number of steps is not known yet
+        if values.size and (values.min() < 0 or values.max() > longest):
             reject(name, f"values in 0..{steps} (the number of steps)", f"{values.min()}..{values.max()}")
     return jnp.asarray(array)
 

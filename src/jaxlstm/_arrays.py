@@ -44,7 +44,7 @@ def per_feature(weights: Float[Array, "*spatial n"], like: Float[Array, "*batch 
 
 
 def pack(tree: Any, batch_axes: int) -> Any:
-    """Arrays that differ in their number of features alone as one, which a loop stores at once; others as they are."""
+    """Arrays that differ only in their number of features as one, which a loop stores at once; others as they are."""
     leaves = jax.tree.leaves(tree)
     kinds = {(leaf.shape[:-1], leaf.dtype) for leaf in leaves}
     if len(kinds) != 1 or any(leaf.ndim == batch_axes for leaf in leaves):

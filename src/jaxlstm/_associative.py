@@ -71,7 +71,7 @@ def solve(
 
 
 def slopes(slope: Callable[[Carry, Any], Any], carry: Carry, sequences: Any, *, dense: bool) -> Any:
-    """A of all steps: what `slope` says of all directions at once if A is diagonal, else of each, a column each."""
+    """A of all steps. One call of `slope` gives all of a diagonal A, and one column of a dense A."""
     if not dense:
         return slope(match_varying(jax.tree.map(jnp.ones_like, carry), sequences), sequences)
     basis = match_varying(jnp.eye(carry.shape[-1], dtype=carry.dtype), sequences)

@@ -21,9 +21,12 @@ def reject(name: str, expected: object, got: object, error: type[Exception] = Va
     raise error(f"{name}: expected {expected}, got {got}")
 
 
+IN_LAYER = "In layer {} of 0 to {}, bottom first: {!r}"
+
+
 @contextlib.contextmanager
 def noting(where: str, *values: object) -> Iterator[None]:
-    """Add to an error where in a network it arose, a text with places for values; with "", nothing."""
+    """Add to an error a note that says where in a network it arose: a format string, or "" for no note."""
     try:
         yield
     except Exception as error:
@@ -103,6 +106,12 @@ def check_heads(num_heads: int, hidden_size: int) -> None:
         reject("num_heads", f"a divisor of hidden_size={hidden_size}", num_heads)
 
 
+def check_unused_b_init(cell: Any) -> None:
+    """Without biases, `b_init` is left at its default."""
+    if not cell.bias and cell.b_init is not type(cell).b_init:
+        reject("b_init", "its default where bias=False", cell.b_init)
+
+
 def check_callable(name: str, value: object) -> None:
     """A function, or anything else that can be called."""
     if not callable(value):
@@ -141,7 +150,7 @@ def check_remat(value: object) -> None:
     if value is None or isinstance(value, bool) or (isinstance(value, str) and value == "sqrt"):
         return
     if not isinstance(value, numbers.Integral):
-        reject("remat", "None, True, 'sqrt' or a chunk length (a positive int)", describe(value), TypeError)
+        reject("remat", "None, True, False, 'sqrt' or a chunk length (a positive int)", describe(value), TypeError)
     check_size("remat", value)
 
 
@@ -222,5 +231,7 @@ def check_options(*, key: Any, unroll: object, remat: object, project_first: obj
 
 def check_merge(merge: object, names: tuple[str, ...]) -> None:
     """One of the names, or a function."""
-    if not callable(merge) and not (isinstance(merge, str) and merge in names):
+    if callable(merge):
+        check_function("merge", merge)
+    elif not (isinstance(merge, str) and merge in names):
         reject("merge", f"one of {', '.join(map(repr, names))} or a function of two arrays", describe(merge))

@@ -30,7 +30,7 @@ def why_not_in_chunks(cell: Cell) -> str | None:
         return "only an MLSTMCell runs a chunk of steps at once"
     own = [name for name in PIECES if getattr(type(cell), name) is not getattr(kind, name)]
     if own:
-        return f"its chunks do not know its own {own[0]}"
+        return f"its own {own[0]} may differ from the mLSTM's, which chunks compute"
     return why_not_in_chunks(cell.cell) if isinstance(cell, LearnedCarry) else None
 
 

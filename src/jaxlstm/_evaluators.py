@@ -11,7 +11,10 @@ from jaxlstm._step import Carry
 
 
 def evaluator_of(cell: Cell, evaluator: str | None, steps: int, carry: Carry) -> str | None:
-    """What was asked for, if it is possible; None where nothing was asked for and an associative scan is possible."""
+    """What was asked for, or "loop" for no steps. An evaluator that is not possible is an error.
+
+    Where nothing was asked for: None if an associative scan is possible, else "loop".
+    """
     whys = {"loop": None, "associative": why_not_linear(cell), "chunkwise": why_not_in_chunks(cell), "newton": None}
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(carry)]
     if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):

@@ -14,12 +14,13 @@ from jaxlstm._chunkwise import CHUNK
 from jaxlstm._dtypes import cast, compute_dtype
 from jaxlstm._evaluators import evaluator_of
 from jaxlstm._layers import Layer
-from jaxlstm._network import Network, Options
+from jaxlstm._network import Network, Options, check_network
 from jaxlstm._platform import Choice, choices
-from jaxlstm._scan import leaf_put_out
+from jaxlstm._scan import output_leaf
 from jaxlstm._step import Inputs, Params, masked_step
 from jaxlstm._templates import check_params
 from jaxlstm._wavefront import Wave, lowered_for
+from jaxlstm._wrapper import CellWrapper
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -38,10 +39,10 @@ def explain(
     """Say what `unroll`, or a network's `apply`, will do with these arguments. Nothing is computed or compiled.
 
     It tells of each cell how its loop runs, where inputs are projected, and what is kept for the gradient, in bytes.
-    Then it gives the flops of the matmuls, and what keeps the loop from being faster.
+    Then it gives the flops of the matmuls; for Newton's method, those of one iteration.
 
     Args:
-      network: a cell, or a network of layers.
+      network: a `Network` or a cell.
       params: its params; shapes and dtypes suffice, as `jax.eval_shape` gives them.
       xs: inputs ``[T, *batch, I]``, or their shape and dtype as a `jax.ShapeDtypeStruct`.
       unroll: as in `jaxlstm.unroll`.
@@ -75,8 +76,7 @@ def explain(
         return _unroll.unroll_directions(cell, params, xs, carry, **options)
 
     def run(params: Params, xs: jax.Array) -> Any:
-        if not isinstance(network, Network):
-            _checks.check_cell(network, Cell, "network")
+        check_network(network)
         xs = _array_checks.input_array("xs", xs, network.spatial_shape)
         if not all(isinstance(size, int) for size in xs.shape):
             _checks.reject("xs", "sizes that are known, not symbolic", xs.shape)
@@ -96,8 +96,10 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     params, carry = zip(*(check_params(cell, given, tuple(batch), xs, "xs") for given in params), strict=True)
     dtype = compute_dtype(params, xs.dtype)
     chunk = _unroll.chunk_length(options["remat"], steps)  # True or False where the whole sequence is one
-    length = steps if isinstance(chunk, bool) else min(chunk, steps)
     evaluator = evaluator_of(cell, options["evaluator"], steps, carry[0])
+    length = steps if isinstance(chunk, bool) else min(chunk, steps)
+    if evaluator == "chunkwise" and isinstance(chunk, bool):
+        length = CHUNK
     shape = (length, *xs.shape[1:])
     by_platform = choices(options["project_first"], options["unroll"], cast(params[0], dtype), shape, evaluator)
     choice = by_platform.get(platform, by_platform["default"])
@@ -105,9 +107,14 @@ def _of_cell(cell: Cell, params: tuple[Params, ...], xs: jax.Array, options: dic
     directions = ["backward" if reverse else "forward" for reverse in options["reverse"]]
     loops = ""
     if len(directions) == 2:
-        together = choice.one_loop and _unroll.fit_one_loop(params, carry, xs)
+        together = choice.one_loop and evaluator != "chunkwise" and _unroll.fit_one_loop(params, carry, xs)
         loops = ", for both directions" if together else ", for each direction"
-    where = "before the loop, by one matmul" if choice.project_first else "in each step"
+    where = {
+        "loop": "before the loop, by one matmul" if choice.project_first else "in each step",
+        "associative": "all at once, by one matmul",
+        "chunkwise": "in each chunk, by one matmul",
+        "newton": "in each iteration, by one matmul",
+    }[choice.evaluator]
     lines = [
         f"{cell}, {' and '.join(directions)}, on {platform}",
         f"xs: {_checks.describe(xs)}, computed in {dtype}",
@@ -124,17 +131,20 @@ def _evaluation(choice: Choice, steps: int, length: int) -> str:
     if choice.evaluator == "loop":
         return f"loop: {_loop(steps, length, choice.unroll)}"
     if choice.evaluator == "chunkwise":
-        chunk = CHUNK if length == steps else length
-        return f"loop: {_chunks(-(-steps // chunk))}, in each up to {chunk} steps at once"
+        return f"loop: {_count(-(-steps // length), 'chunk')}, in each up to {length} steps at once"
     by = {"associative": "an associative scan", "newton": "Newton's method, or the loop where it does not converge"}
     which = "all steps" if length == steps else f"the {length} steps of a chunk"
     return f"no loop: {which} at once, by {by[choice.evaluator]}"
 
 
 def _matrix_sizes(cell: Cell, params: tuple[Params, ...]) -> int:
+    """The numbers of the weight matrices, by each of which an input or a carry is multiplied once a step."""
     if isinstance(cell, Wave):
         params = tuple(cell.layer_params(given, layer) for given in params for layer in range(cell.layers))
-    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2 + len(cell.spatial_shape))
+        return _matrix_sizes(cell.cell, params)
+    if isinstance(cell, CellWrapper):
+        return _matrix_sizes(cell.cell, tuple(map(cell.inner_params, params)))
+    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim >= 2 + len(cell.spatial_shape))
 
 
 def _loop(steps: int, length: int, unroll: int) -> str:
@@ -142,38 +152,41 @@ def _loop(steps: int, length: int, unroll: int) -> str:
     if not steps:
         return "none, since there are no steps"
     iterations, rest = divmod(length, unroll)
-    told = f"{iterations} iterations of {unroll} step{'s' * (unroll > 1)}"
+    told = f"{_count(iterations, 'iteration')} of {_count(unroll, 'step')}"
     if unroll >= length:
-        told = f"none, all {length} steps in a row"
+        told = f"none, all {length} steps in a row" if length > 1 else "none, a single step"
     elif rest:
         told += f" and {rest} more, since {unroll} does not divide {length}"
     if length == steps:
         return told
-    return f"{_chunks(steps // length)} of {length} steps{' and a rest' if steps % length else ''}; in each {told}"
+    chunks, rest = _count(steps // length, "chunk"), " and a rest" * bool(steps % length)
+    return f"{chunks} of {_count(length, 'step')}{rest}; in each {told}"
 
 
-def _chunks(count: int) -> str:
-    return f"{count} chunk{'s' * (count != 1)}"
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _kept(cell: Cell, params: tuple[Params, ...], xs: jax.Array, chunk: bool | int, length: int, choice: Choice) -> str:
-    """What the backward pass has of the forward pass, beside xs, ys and the params."""
+    """What is kept of the forward pass for the backward pass, apart from xs, ys and the params."""
     steps, *batch = lead_shape(xs, cell.spatial_shape)
+    if not steps:
+        return "nothing, since there are no steps"
     initial = cell.init_carry(params[0], tuple(batch), dtype=xs.dtype)
     one = Inputs(jnp.zeros(xs.shape[1:], xs.dtype), None, None, None)
     _, _, kept = jax.eval_shape(lambda: masked_step(cell, params[0], initial, initial, one))
-    put_out = None
+    output = None
     if choice.pack and choice.evaluator == "loop":
-        put_out = leaf_put_out(cell, params[0], initial, one._replace(x=xs))
-    leaves = [leaf for index, leaf in enumerate(jax.tree.leaves(kept.before)) if index != put_out]
+        output = output_leaf(cell, params[0], initial, one._replace(x=xs))
+    leaves = [leaf for index, leaf in enumerate(jax.tree.leaves(kept.before)) if index != output]
     carry, z = (
         len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6
         for tree in (leaves, kept.z)
     )
-    before = "the carry before it" + (" except ys" if put_out is not None else "")
+    before = "the carry before it" + (" except ys" if output is not None else "")
     between = len(params) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(initial)) / 1e6
     if choice.evaluator == "chunkwise":
-        chunks = -(-steps // (CHUNK if length == steps else length))
+        chunks = -(-steps // length)
         return f"{chunks * between:.3g} MB, the carries between chunks; a chunk is computed again"
     if chunk is True:
         return f"{steps * carry:.3g} MB, of each step {before}; pre-activations are computed again"

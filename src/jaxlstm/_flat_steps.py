@@ -78,7 +78,10 @@ def solve_dense(
 
 
 def jacobian_kind(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> str:
-    """How a step's Jacobian is handled: "diagonal", which it is; "dense", as a matrix; or "large", for its diagonal."""
+    """What is computed of a step's Jacobian.
+
+    "diagonal": all of it, since it is diagonal. "dense": all of it, as a matrix. "large": its diagonal alone.
+    """
     if _is_elementwise(cell, params, carry, inputs):
         return "diagonal"
     return "dense" if size_of(carry, batch_axes_of(cell, inputs)) <= DENSE else "large"

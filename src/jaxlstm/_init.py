@@ -131,6 +131,11 @@ def draw_bias(init: Initializer, key: Key, gates: int, size: int, dtype: DTypeLi
     return pack(draw("b_init", init, key, (gates, size), dtype))
 
 
+def with_forget_bias(value: float) -> Initializer:
+    """Biases of zero but for the second gate's, f of an LSTM, which have this value."""
+    return lambda key, shape, dtype: zeros(key, shape, dtype).at[1].set(value)
+
+
 def pack(gates: Float[Array, "gates ..."]) -> Array:
     """Gates side by side on the last axis: ``(gates, in, out) -> (in, gates * out)``, ``(gates, H) -> (gates * H)``."""
     return jnp.concatenate(list(gates), axis=-1)

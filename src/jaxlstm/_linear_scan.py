@@ -91,7 +91,7 @@ def _carry_tangent(shared: Shared, dcarry: Carry, step: Step) -> Carry:
 
 
 def _slope(shared: Shared, direction: Carry, step: Step) -> Carry:
-    """The part of `_carry_tangent` that comes of the carry's tangent."""
+    """The part of `_carry_tangent` that depends on the carry's tangent."""
     dinitial, dvectors, dz, dafter = jax.tree.map(
         jnp.zeros_like, (shared.dinitial, shared.dvectors, step.dz, step.dafter)
     )

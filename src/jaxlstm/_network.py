@@ -8,7 +8,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from jaxlstm import _array_checks, _checks
-from jaxlstm._cell import C, P
+from jaxlstm._cell import C, Cell, P
 from jaxlstm._random import Key
 from jaxlstm._static import Static
 from jaxlstm._step import Carry, Output
@@ -43,12 +43,12 @@ RunCell = Callable[..., tuple[tuple[Carry, ...], tuple[Any, ...]]]
 
 
 class Network(Static, Generic[P, C]):
-    """What maps a whole sequence to a sequence."""
+    """What maps a sequence to a sequence: a `Layer`, a `Bidirectional` or a `Stack`."""
 
     @property
     def output_size(self) -> int:
         """O, the features of ys."""
-        raise NotImplementedError
+        raise self._is_abstract("output_size")
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:
@@ -57,11 +57,11 @@ class Network(Static, Generic[P, C]):
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """Draw initial params for inputs of `input_size` features."""
-        raise NotImplementedError
+        raise self._is_abstract("init")
 
     def init_carry(self, params: P, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> C:
         """The carry before the first step, made by ``Cell.init_carry`` for each cell."""
-        raise NotImplementedError
+        raise self._is_abstract("init_carry")
 
     def apply(
         self,
@@ -122,8 +122,21 @@ class Network(Static, Generic[P, C]):
     def _apply(
         self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll_directions
     ) -> tuple[C, Output]:
-        raise NotImplementedError
+        raise self._is_abstract("apply")
 
     def _step(self, params: P, carry: C, x: Array, options: StepOptions) -> tuple[C, Output]:
         wanted = "layers that run forward, since a backward layer reads the whole sequence (use apply)"
         return _checks.reject("network", wanted, self)
+
+    def _is_abstract(self, name: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} has no {name}; use a Layer, a Bidirectional or a Stack")
+
+
+def check_network(network: object) -> None:
+    """A function of cells and networks was given one."""
+    if isinstance(network, Cell):
+        _checks.check_cell(network, Cell, "network")
+    elif not isinstance(network, Network):
+        hint = " (an instance, not the class)" if isinstance(network, type) else ""
+        wanted = f"a Network such as Stack(LSTMCell(128)), or a cell{hint}"
+        _checks.reject("network", wanted, _checks.describe(network), TypeError)

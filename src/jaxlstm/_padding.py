@@ -39,7 +39,7 @@ def pad(sequences: Sequence[ArrayLike]) -> tuple[Array, Int[Array, "B"]]:
     first = arrays[0]
     for index, array in enumerate(arrays):
         if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
-            wanted = f"{first.dtype} of shape [T, {', '.join(map(str, first.shape[1:]))}], as sequences[0]"
+            wanted = f"{first.dtype} of shape [{', '.join(['T', *map(str, first.shape[1:])])}], as sequences[0]"
             _checks.reject(f"sequences[{index}]", wanted, _checks.describe(array))
     lengths = np.array([len(array) for array in arrays], np.int32)
     xs = np.zeros((lengths.max(), len(arrays), *first.shape[1:]), first.dtype)
@@ -51,7 +51,10 @@ def pad(sequences: Sequence[ArrayLike]) -> tuple[Array, Int[Array, "B"]]:
 def _sequence(name: str, value: ArrayLike) -> np.ndarray:
     if isinstance(value, Tracer):
         _checks.reject(name, "an array whose values are known (call pad outside jit)", _checks.describe(value))
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        _checks.reject(name, "an array [T, ...]", error)
     if array.dtype.kind in "OSUMm":
         _checks.reject(name, "an array of numbers", _checks.describe(value), TypeError)
     if not array.ndim:

@@ -16,9 +16,9 @@ class Choice(NamedTuple):
 
     project_first: bool  # project all inputs in one matmul before the loop, instead of each in its step
     unroll: int  # the steps in a loop iteration
-    pack: bool  # keep few arrays of each step: the parts of z or dz as one, and of the carry no leaf that is put out
+    pack: bool  # store few arrays a step: z (or dz) as one, and no leaf of the carry that ys already hold
     one_loop: bool  # run both directions of equal cells in one loop
-    evaluator: str = "loop"  # or "associative" or "newton"
+    evaluator: str = "loop"  # or one of the others in `_checks.EVALUATORS`
 
 
 def choices(
@@ -44,7 +44,7 @@ def choices(
     """
     best = {
         "cpu": Choice(project_first=_reads_most(params, shape[1:-1]), unroll=1, pack=False, one_loop=False),
-        "default": Choice(project_first=True, unroll=_chunk(shape[0]), pack=True, one_loop=True),
+        "default": Choice(project_first=True, unroll=_best_unroll(shape[0]), pack=True, one_loop=True),
     }
     if project_first is not None:
         best = {name: choice._replace(project_first=project_first) for name, choice in best.items()}
@@ -67,7 +67,7 @@ def _reads_most(params: Params, batch: tuple[Any, ...]) -> bool:
     return bool(batch) and all(size == 1 for size in batch) and sum(matrices) >= LARGE_WEIGHTS
 
 
-def _chunk(steps: Any) -> int:
+def _best_unroll(steps: Any) -> int:
     """The largest divisor of the steps from 16 down to 4, so that no rest needs a loop of its own.
 
     Else 16, or all steps if they are fewer; 1 if their number is symbolic.

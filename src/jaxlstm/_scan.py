@@ -57,7 +57,7 @@ def _loop(
         with jax.named_scope("project"):
             zxs = jax.vmap(partial(plan.cell.project, params))(inputs.x)
 
-    shared = leaf_put_out(plan.cell, params, carry, inputs) if choice.pack else None
+    shared = output_leaf(plan.cell, params, carry, inputs) if choice.pack else None
 
     def step(carry: Carry, now: tuple[Inputs, Any]) -> tuple[Carry, tuple[Output, Kept]]:
         carry, y, kept = masked_step(plan.cell, params, initial, carry, *now)
@@ -114,10 +114,10 @@ def _newton(
     return jax.tree.map(lambda leaf: leaf[0 if reverse else -1], after), outputs
 
 
-def leaf_put_out(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:
-    """Which leaf of the carry is the output, where the carry before a step is that after the one before; else None.
+def output_leaf(cell: Cell, params: Params, carry: Carry, inputs: Inputs) -> int | None:
+    """The index of the leaf of the carry that `readout` returns as y, which need not be kept beside the outputs.
 
-    That leaf need not be kept beside the outputs.
+    None if there is none, or where the carry before a step is not that after the step before: with masks or resets.
     """
     steps = inputs.x.shape[0]
     if inputs.valid is not None or inputs.reset is not None or not isinstance(steps, int) or steps == 0:
@@ -134,7 +134,7 @@ def _without(carry: Carry, leaf: int | None) -> Carry:
 
 
 def _with_outputs(before: Carry, leaf: int | None, first: Carry, ys: Output, reverse: bool) -> Carry:
-    """The carries before all steps, a leaf of which is the outputs, moved by one step."""
+    """The carries before all steps, with the outputs, moved by one step, as the leaf that was left out."""
     if leaf is None:
         return before
     first_leaves, structure = jax.tree.flatten(first)

@@ -1,4 +1,4 @@
-"""What types say of how arrays are divided: the varying axes of `jax.shard_map`, and the explicit axes of a mesh."""
+"""What an array's type says of its sharding: the varying axes of `jax.shard_map`, and the explicit axes of a mesh."""
 
 from collections.abc import Callable
 from typing import Any

@@ -22,8 +22,6 @@ from jaxlstm._step import Carry, Output, Params
 from jaxlstm._unroll import unroll_directions, valid_steps
 from jaxlstm._wavefront import is_best, run_layers
 
-PLACE = "In layer {} of 0 to {}, bottom first: {!r}"
-
 
 @dataclass(frozen=True, init=False, repr=False)
 class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
@@ -53,16 +51,17 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         self, *layers_or_cells: Network | Cell, dropout: int | float = 0.0, layers: tuple[Network | Cell, ...] = ()
     ) -> None:
         if layers_or_cells and layers:
-            _checks.reject("layers", "None where layers_or_cells are given", layers)
+            _checks.reject("layers", "() where layers_or_cells are given", layers)
         if not isinstance(layers, (tuple, list)):
             _checks.reject("layers", "a tuple of cells and layers", _checks.describe(layers), TypeError)
+        name = "layers" if layers else "layers_or_cells"
         layers = layers_or_cells or tuple(layers)
         if not layers:
-            _checks.reject("layers_or_cells", "at least one cell or layer", "none")
+            _checks.reject(name, "at least one cell or layer", "none")
         for index, layer in enumerate(layers):
             if not isinstance(layer, Network):
-                _checks.check_cell(layer, Cell, f"layers_or_cells[{index}]")
-            _checks.check_spatial_shape(f"layers_or_cells[{index}]", layer, layers[0].spatial_shape)
+                _checks.check_cell(layer, Cell, f"{name}[{index}]")
+            _checks.check_spatial_shape(f"{name}[{index}]", layer, layers[0].spatial_shape)
         self._set(
             layers=tuple(Layer(layer) if isinstance(layer, Cell) else layer for layer in layers),
             dropout=_checks.check_rate("dropout", dropout),
@@ -95,7 +94,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
         carries = []
         for index, (layer, of_layer) in enumerate(zip(self.layers, params, strict=True)):
-            with _checks.noting(PLACE, index, len(self.layers) - 1, layer):
+            with _checks.noting(_checks.IN_LAYER, index, len(self.layers) - 1, layer):
                 carries.append(layer.init_carry(of_layer, batch_shape, dtype=dtype))
         return tuple(carries)
 
@@ -110,7 +109,8 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         carries = (None,) * len(self.layers) if carry is None else carry
         _checks.check_tuple("params", params, len(self.layers), "one per layer, bottom first")
         _checks.check_tuple("carry", carries, len(self.layers), "one per layer, bottom first")
-        cell = self._cell_of_all(options)
+        partly = carry is not None and any(of_layer is None for of_layer in carry)
+        cell = None if partly else self._cell_of_all(options)
         if cell is not None and not spans_devices(xs) and is_best(cell, params, xs):
             steps, *batch = lead_shape(xs, self.spatial_shape)
             valid = valid_steps(steps, tuple(batch), lengths=options.lengths, mask=options.mask)
@@ -131,8 +131,9 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         cells = {layer.cell if isinstance(layer, Layer) and not layer.reverse else None for layer in self.layers}
         (cell, *others) = cells
         draws = options.key is not None and (self.dropout > 0 or getattr(type(cell), "draw", None) is not Cell.draw)
-        at_once = options.evaluator != "loop" and isinstance(cell, Cell) and why_not_linear(cell) is None
-        return None if others or options.reset is not None or draws or at_once else cell
+        at_once = isinstance(cell, Cell) and why_not_linear(cell) is None
+        loop = options.evaluator == "loop" or (options.evaluator is None and not at_once)
+        return None if others or options.reset is not None or draws or not loop else cell
 
     def _step(
         self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Array, options: StepOptions
@@ -168,7 +169,7 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
             dropout_key = dropout_keys[index]
             if index and self.dropout and dropout_key is not None:
                 outputs = drop(dropout_key, outputs)
-            with _checks.noting(PLACE, index, len(self.layers) - 1, layer):
+            with _checks.noting(_checks.IN_LAYER, index, len(self.layers) - 1, layer):
                 layer_after, outputs = run(layer, params[index], outputs, carry[index], layer_keys[index])
             after.append(layer_after)
         return tuple(after), outputs

@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
     x: Float[Array, "*batch I"]
     valid: Bool[Array, "*batch"] | None  # False: hold the carry, return zeros
     reset: Bool[Array, "*batch"] | None  # True: start from the initial carry
-    noise: Any  # what Cell.draw returned
+    noise: Any  # what Cell.draw returned, or for a `Wave`, which layers run
 
 
 class Kept(NamedTuple):

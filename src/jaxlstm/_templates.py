@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlstm import _array_checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._dtypes import compute_dtype
 
 
@@ -32,6 +32,14 @@ def params_template(cell: Any, input_size: int) -> Any:
 def _carry_template(cell: Any, input_size: int, batch_shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
     params = params_template(cell, input_size)
     return jax.eval_shape(lambda params: cell.init_carry(params, batch_shape, dtype=dtype), params)
+
+
+def check_differentiable(carry: Any) -> None:
+    """A carry whose derivatives are asked for holds no integers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            where = f"carry{jax.tree_util.keystr(path)}"
+            _checks.reject("cell", "a carry of floating-point numbers", f"{leaf.dtype} as {where}", TypeError)
 
 
 def _check_combine(cell: Any, params: Any, input_size: int) -> None:

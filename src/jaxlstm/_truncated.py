@@ -15,7 +15,7 @@ from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import cast_like, widen
 from jaxlstm._layers import Bidirectional, Layer
-from jaxlstm._network import Network
+from jaxlstm._network import Network, check_network
 from jaxlstm._random import Key
 from jaxlstm._sharding import match_varying, with_automatic_axes
 from jaxlstm._stack import Stack
@@ -70,8 +70,8 @@ def truncated(
       network: a `Network` or a cell, without a layer that runs backward.
       params: its params.
       xs: inputs, time first: ``[T, *batch, I]``. T must be known.
-      carry: the carry before the first step; None means the network's initial carry. Where it comes from an earlier
-        call, as the recurrent state of `jaxlstm.training.init_state` does, the gradient ends here.
+      carry: the carry before the first step; None means the network's initial carry. The gradient reaches it, and no
+        further if it is a constant, such as the carry of a `jaxlstm.training.TrainState`.
       k1: the number of steps in a block; the last block may be shorter.
       k2: the number of steps that the gradient goes back, a multiple of k1.
       lengths: integers ``[*batch]``: only the first ``lengths`` steps count.
@@ -103,6 +103,7 @@ def truncated(
     >>> int(reached.sum()), bool(reached[-20:].all())
     (20, True)
     """
+    check_network(network)
     network = _forward_network(network)
     _check_sizes(k1, k2)
     _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
@@ -244,10 +245,6 @@ def _forward_network(network: Any) -> Network:
     """The network, or a cell as one. No layer may run backward, since a block does not see the steps after it."""
     if isinstance(network, Cell):
         return Layer(network)
-    if not isinstance(network, Network):
-        _checks.reject(
-            "network", "a Network such as Stack(LSTMCell(128)), or a cell", _checks.describe(network), TypeError
-        )
     layers = network.layers if isinstance(network, Stack) else (network,)
     for layer in layers:
         if isinstance(layer, Stack):

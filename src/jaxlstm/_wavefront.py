@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool
 
-from jaxlstm import _array_checks
+from jaxlstm import _array_checks, _checks
 from jaxlstm._arrays import select
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import carry_dtype, cast_like
@@ -54,10 +54,14 @@ def is_best(cell: Cell, params: tuple[Params, ...], xs: Array) -> bool:
     if (_platform.get() or jax.default_backend()) == "cpu" or len(params) < LAYERS or not isinstance(steps, int):
         return False
     sizes = (input_size, *(cell.output_size,) * (len(params) - 1))
-    wanted = [jax.tree.map(lambda leaf: leaf.shape, params_template(cell, size)) for size in sizes]
-    dtypes = [jax.tree.map(lambda leaf: str(jnp.result_type(leaf)), given) for given in params]
-    alike = jax.tree.map(jnp.shape, list(params)) == wanted and all(kinds == dtypes[0] for kinds in dtypes)
-    return alike and sum(leaf.nbytes for leaf in jax.tree.leaves(params)) <= WEIGHTS and _is_possible(cell, input_size)
+    wanted = [params_template(cell, size) for size in sizes]
+    leaves = jax.tree.leaves(params)
+    if jax.tree.structure(list(params)) != jax.tree.structure(wanted) or not all(hasattr(a, "dtype") for a in leaves):
+        return False  # each layer says what is wrong with its own
+    dtypes = [[leaf.dtype for leaf in jax.tree.leaves(given)] for given in params]
+    alike = all(leaf.shape == want.shape for leaf, want in zip(leaves, jax.tree.leaves(wanted), strict=True))
+    small = sum(leaf.nbytes for leaf in leaves) <= WEIGHTS
+    return alike and small and all(kinds == dtypes[0] for kinds in dtypes) and _is_possible(cell, input_size)
 
 
 @functools.lru_cache(maxsize=256)
@@ -91,7 +95,10 @@ def _is_possible(cell: Cell, input_size: int) -> bool:
 
 
 class WaveParams(NamedTuple):
-    """The lowest layer's params, and those of all layers stacked; where shapes differ, zeros are the lowest one's."""
+    """The lowest layer's params, and those of all layers stacked.
+
+    In `all`, zeros stand for the lowest layer's arrays of another shape.
+    """
 
     lowest: Params
     all: Params
@@ -189,10 +196,11 @@ def run_layers(
         below = (input_size, *(cell.output_size,) * (layers - 1))
         each = zip(params, carry, (jnp.zeros(size, xs.dtype) for size in below), strict=True)
         why = f"for xs of shape {xs.shape}"
-        checked = (
-            _array_checks.like_template("carry", given, check_params(cell, of_layer, tuple(batch), x, "xs")[1], why)
-            for of_layer, given, x in each
-        )
+        checked = []
+        for index, (of_layer, given, x) in enumerate(each):
+            with _checks.noting(_checks.IN_LAYER, index, layers - 1, cell):
+                template = check_params(cell, of_layer, tuple(batch), x, "xs")[1]
+                checked.append(_array_checks.like_template("carry", given, template, why))
         carry = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=-2), *checked)
     iterations = _with_a_divisor(steps + layers - 1)
     counts = jnp.ones(xs.shape[:-1], bool) if valid is None else valid

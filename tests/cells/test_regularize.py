@@ -220,6 +220,10 @@ RESET_BEFORE = jl.GRUCell(3, reset_after=False)
             "c: expected 0 for GRUCell(hidden_size=3), whose carry has no c",
         ),
         (
+            lambda: run(jl.Zoneout(jl.SLSTMCell(3), c=0.1)),
+            "c: expected 0 for SLSTMCell(hidden_size=3), whose memory is c exp(m), got 0.1",
+        ),
+        (
             lambda: run(jl.Zoneout(BareCell(3), h=0.1)),
             "h: expected 0 for BareCell(hidden_size=3), whose carry has no h",
         ),

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
-from properties import weighed
+from properties import counting, weighed
 
 import jaxlstm as jl
 from jaxlstm.inspect import gradient_flow, input_contributions, input_jacobian_norms
+from jaxlstm.inspect._trace import ShowCarry
 
 STEPS, BATCH, SIZE, INPUTS = 5, (3,), 2, 2
 CELLS = {
@@ -145,6 +146,17 @@ def test_16_bit_params():
     assert flow.h.dtype == flow.c.dtype == input_jacobian_norms(cell, params, xs).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (5, 0)], ids=["no steps", "no sequences"])
+def test_of_nothing(shape):
+    cell = CELLS["lstm"][0]
+    params, xs, _ = problem(cell)
+    nothing = np.zeros((*shape, xs.shape[-1]))
+    assert gradient_flow(cell, params, nothing, loss=lambda carry, ys: ys.sum()).c.shape == shape
+    if shape[0]:
+        assert input_contributions(cell, params, nothing, output=lambda y: y[..., 0]).shape == shape
+        assert input_jacobian_norms(cell, params, nothing).shape == shape
+
+
 @pytest.mark.usefixtures("without_type_hook")
 @pytest.mark.parametrize(
     ("mistake", "message"),
@@ -156,7 +168,12 @@ def test_16_bit_params():
         (lambda: _flow(xs=np.zeros(2)), "xs: expected an array [T, *batch, I], got float64[2]"),
         (lambda: _contributions(output=lambda y: y), "output: expected a function from [*batch, O] to shape (3,), got"),
         (lambda: _contributions(output=1), "output: expected a function, got 1"),
-        (lambda: _contributions(cell=3), "network: expected a Cell such as LSTMCell(128), got 3"),
+        (lambda: _contributions(cell=3), "network: expected a Network such as Stack(LSTMCell(128)), or a cell, got 3"),
+        (lambda: _contributions(cell=ShowCarry(LSTM)), "network: expected a network whose output is one array, got"),
+        (
+            lambda: gradient_flow(*counting(), loss=lambda carry, ys: ys.sum()),
+            "cell: expected a carry of floating-poin",
+        ),
         (lambda: _contributions(xs=np.zeros((0, 3, 2))), "xs: expected at least one step, got float64[0, 3, 2]"),
     ],
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
-from properties import MinimalGatedCell
+from properties import MinimalGatedCell, counting
 
 import jaxlstm as jl
 from jaxlstm.inspect import largest_singular_values, lyapunov_exponents, step_jacobians
@@ -143,3 +143,22 @@ def test_16_bit_params_are_widened():
 def test_singular_values_of_what_is_not_square(shape):
     with pytest.raises(ValueError, match=r"jacobians: expected an array \[\*, S, S\], got float64"):
         largest_singular_values(np.zeros(shape))
+
+
+def test_singular_values_of_16_bits():
+    jacobians = np.random.default_rng(0).normal(size=(3, 4, 4))
+    values = largest_singular_values(jnp.asarray(jacobians, jnp.bfloat16))
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, largest_singular_values(jacobians), rtol=0.02)
+
+
+@pytest.mark.usefixtures("without_type_hook")
+@pytest.mark.parametrize("measure", [step_jacobians, lyapunov_exponents])
+def test_mistakes(measure):
+    cell = CELLS["lstm"][0]
+    params, xs, _ = problem(cell)
+    for network in (jl.LSTMCell, jl.Layer(cell), jl.Stack(cell)):
+        with pytest.raises(TypeError, match=r"cell: expected a Cell such as LSTMCell\(128\)"):
+            measure(network, params, xs)
+    with pytest.raises(TypeError, match=r"cell: expected a carry of floating-point numbers, got int32 as carry\.n"):
+        measure(*counting())

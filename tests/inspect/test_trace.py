@@ -179,7 +179,7 @@ def test_a_network_s_traces_are_of_the_run_of_its_layers(options):
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "wrapped"])
 def test_a_trace_is_one_run(name):
-    """One loop for the recurrence, however many arrays the carry has, and one that holds the carries at masked steps."""
+    """One loop for the recurrence, however many arrays the carry has, and one to hold the carries at masked steps."""
     text = jax.jit(partial(trace, CELLS[name], **OPTIONS)).lower(*problem(CELLS[name])).as_text()
     assert text.count("stablehlo.while") == 2
 
@@ -204,11 +204,17 @@ def test_mistakes_have_the_messages_of_unroll(without_type_hook):
     cell = CELLS["lstm"]
     params, xs, _ = problem(cell)
     for args, message in (
-        ((jl.LSTMCell, params, xs), r"network: expected a Cell such as LSTMCell\(128\)"),
+        (
+            (jl.LSTMCell, params, xs),
+            r"network: expected a Network such as Stack\(LSTMCell\(128\)\), or a cell \(an ins",
+        ),
         ((cell, params, xs[..., :1]), r"params.w_ih: expected shape \(1, 12\)"),
         ((cell, params, xs, jl.RNNCarry(h=np.zeros((3, 3)))), "carry: expected LSTMCarry, got RNNCarry"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             trace(*args)
+    for network in cell, jl.Stack(cell):
+        with pytest.raises(TypeError, match=r"key: expected a PRNG key \(jax.random.key\(seed\)\), got 0 \(int\)"):
+            trace(network, params, xs, key=0)
     with pytest.raises(ValueError, match=r"lengths: expected shape \(3,\), got \(2,\)"):
         trace(cell, params, xs, lengths=np.array([1, 2]))

@@ -228,7 +228,7 @@ BAD_OPTIONS = {
     "partitioning['w_hh']: expected 2 mesh axes, None for an undivided axis, got ('model',)": lambda: SimpleRNN(
         2, partitioning={"w_hh": ("model",)}
     ),
-    "remat: expected None, True, 'sqrt' or a chunk length": lambda: LSTM(2, remat="all"),
+    "remat: expected None, True, False, 'sqrt' or a chunk length": lambda: LSTM(2, remat="all"),
 }
 
 

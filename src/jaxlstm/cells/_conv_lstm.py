@@ -98,10 +98,11 @@ class ConvLSTMCell(Cell[ConvLSTMParams, LSTMCarry]):
         _checks.check_init(key, input_size, dtype)
         size, kernel = self.hidden_size, tuple(self.kernel_shape)  # type: ignore[arg-type]
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
+        b_init = self.b_init or _init.with_forget_bias(self.forget_bias)
         return ConvLSTMParams(
             w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 4, (*kernel, input_size, size), dtype),
             w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, 4, (*kernel, size, size), dtype),
-            b=_init.draw_bias(self.b_init or self._forget_bias_init, b_key, 4, size, dtype) if self.bias else None,
+            b=_init.draw_bias(b_init, b_key, 4, size, dtype) if self.bias else None,
             p=jnp.zeros((*self.spatial_shape, 3 * size), dtype) if self.peephole else None,
         )
 
@@ -130,9 +131,6 @@ class ConvLSTMCell(Cell[ConvLSTMParams, LSTMCarry]):
         """The gates of z, each ``[*batch, *spatial, H]``."""
         return conv_lstm_gates(z, params.p, carry.c)
 
-    def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
-        return _init.zeros(key, shape, dtype).at[1].set(self.forget_bias)
-
 
 def conv_lstm_gates(
     z: Float[Array, "*batch G"], p: Float[Array, "*spatial peepholes"] | None, c: Float[Array, "*batch H"]
@@ -146,7 +144,7 @@ def conv_lstm_gates(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def convolve(x: Float[Array, "*batch I"], w: Float[Array, "*kernel I O"], back: bool = False) -> Array:
-    """The kernel at every position of the spatial axes, which lie before the features; zeros around.
+    """Convolve x with the kernel over the spatial axes, which lie before the features, with zeros around.
 
     With `back`, w is stored with O before I, so that the transpose of the convolution has I before O. XLA on CPU is
     slow at the other order within a loop: the backward loop would take three times as long.

@@ -86,6 +86,7 @@ class GRUCell(Cell[GRUParams, RNNCarry]):
         self._set(hidden_size=_checks.check_size("hidden_size", self.hidden_size))
         _checks.check_flag("reset_after", self.reset_after)
         _checks.check_flag("bias", self.bias)
+        _checks.check_unused_b_init(self)
         for name in ("gate_fn", "activation_fn", "w_ih_init", "w_hh_init", "b_init"):
             _checks.check_function(name, getattr(self, name))
 
@@ -102,7 +103,7 @@ class GRUCell(Cell[GRUParams, RNNCarry]):
         )
 
     def recur(self, params: GRUParams, carry: RNNCarry) -> Array:
-        """zh = h @ w_hh, plus b_hn for n. With reset_after=False without n, whose matmul waits for r."""
+        """zh = h @ w_hh, plus b_hn for n. With reset_after=False, r and z alone: the matmul for n waits for r."""
         size = self.hidden_size
         if not self.reset_after:
             return carry.h @ params.w_hh[:, : 2 * size]

@@ -65,7 +65,8 @@ class LearnedCarry(CellWrapper[LearnedCarryParams, C]):
         self, params: LearnedCarryParams, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None
     ) -> C:
         """The learned carry, for each sequence."""
-        _checks.check_tuple("params", params, 2, "cell, initial_carry", LearnedCarryParams)
+        if not isinstance(params, LearnedCarryParams):
+            _checks.reject("params", "LearnedCarryParams", _checks.describe(params), TypeError)
         like = super().init_carry(params, batch_shape, dtype=dtype)
 
         def leaf(learned: ArrayLike, like: Array) -> Array:

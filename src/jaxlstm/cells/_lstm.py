@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxlstm import _checks, _init
+from jaxlstm import _array_checks, _checks, _init
 from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, carry_dtype
 from jaxlstm._random import Key
@@ -93,7 +93,7 @@ class LSTMCell(Cell[LSTMParams, LSTMCarry]):
         _checks.check_init(key, input_size, dtype)
         size = self.hidden_size
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
-        b_init = self.b_init or self._forget_bias_init
+        b_init = self.b_init or _init.with_forget_bias(self.forget_bias)
         return LSTMParams(
             w_ih=_init.draw_weight("w_ih_init", self.w_ih_init, w_ih_key, 4, (input_size, size), dtype),
             w_hh=_init.draw_weight("w_hh_init", self.w_hh_init, w_hh_key, 4, (size, size), dtype),
@@ -116,9 +116,6 @@ class LSTMCell(Cell[LSTMParams, LSTMCarry]):
         """The gates of z."""
         return lstm_gates(z, gate_fn=self.gate_fn, activation_fn=self.activation_fn)
 
-    def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
-        return _init.zeros(key, shape, dtype).at[1].set(self.forget_bias)
-
 
 def lstm_gates(
     z: Float[Array, "*batch G"],
@@ -131,6 +128,7 @@ def lstm_gates(
     >>> jl.lstm_gates(jnp.zeros(4)).f
     Array([0.5], dtype=float32)
     """
+    z = _array_checks.float_array("z", z, 0, "")
     if not z.ndim or z.shape[-1] % 4:
         _checks.reject("z", "4 gates side by side on the last axis", _checks.describe(z))
     i, f, g, o = jnp.split(z, 4, axis=-1)
@@ -150,6 +148,7 @@ def lstm_transition(
     Array([0.25], dtype=float32)
     """
     i, f, g, o = gates
+    c = _array_checks.float_array("c", c, 0, "")
     if f.shape != c.shape:
         _checks.reject("c", f"shape {f.shape}, as the gates", c.shape)
     c = f * c + i * g

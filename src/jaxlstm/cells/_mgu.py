@@ -85,6 +85,7 @@ class MGUCell(Cell[MGUParams, RNNCarry]):
         self._set(hidden_size=_checks.check_size("hidden_size", self.hidden_size))
         _checks.check_flag("reset_gate", self.reset_gate)
         _checks.check_flag("bias", self.bias)
+        _checks.check_unused_b_init(self)
         for name in ("gate_fn", "activation_fn", "w_ih_init", "w_hh_init", "b_init"):
             _checks.check_function(name, getattr(self, name))
 

@@ -41,7 +41,8 @@ class Zoneout(CellWrapper[P, C]):
     Args:
       cell: any cell.
       h: the probability that a unit of h keeps its old value.
-      c: the probability that a unit of c keeps its old value, for a cell that has a c.
+      c: the probability that a unit of c keeps its old value, for a cell whose memory is c: not the sLSTM and the
+        mLSTM, whose memory is c exp(m).
 
     Raises:
       ValueError, TypeError: if an option has no meaning, or (from `init_carry`) the carry has no such part.
@@ -70,6 +71,8 @@ class Zoneout(CellWrapper[P, C]):
             rate = getattr(self, name)
             if rate and not hasattr(carry, name):
                 _checks.reject(name, f"0 for {self.cell}, whose carry has no {name}", rate)
+        if self.c and hasattr(carry, "m"):
+            _checks.reject("c", f"0 for {self.cell}, whose memory is c exp(m)", self.c)
         return carry
 
     def draw(self, key: Key, time: Array, carry: Any) -> ZoneoutNoise:
@@ -140,7 +143,7 @@ class RecurrentDropout(CellWrapper[P, C]):
             _checks.reject("cell", "a cell with all matmuls of h in recur (a GRU: reset_after=True)", self.cell)
 
     def init_carry(self, params: P, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> C:
-        """The carry of the cell inside. It must have an h."""
+        """The carry of the cell inside. It must have an h, which `recur` reads."""
         carry: Any = super().init_carry(params, batch_shape, dtype=dtype)
         if not hasattr(carry, "h"):
             _checks.reject("cell", "a cell whose carry has h", self.cell)

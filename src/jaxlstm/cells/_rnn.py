@@ -56,6 +56,7 @@ class RNNCell(Cell[RNNParams, RNNCarry]):
     def __post_init__(self) -> None:
         self._set(hidden_size=_checks.check_size("hidden_size", self.hidden_size))
         _checks.check_flag("bias", self.bias)
+        _checks.check_unused_b_init(self)
         for name in ("activation_fn", "w_ih_init", "w_hh_init", "b_init"):
             _checks.check_function(name, getattr(self, name))
 

@@ -17,7 +17,7 @@ NO_WEIGHT = -1e30  # the m of an empty memory: exp(m) is 0 beside any gate, but 
 
 
 class SLSTMParams(NamedTuple):
-    """``w_ih [I, 4H]``, ``b [4H]``, or None for no bias; packed i, f, g, o. ``w_hh [N, D, 4D]`` so for each head.
+    """``w_ih [I, 4H]`` and ``b [4H]``, or None for no bias, packed i, f, g, o; ``w_hh [N, D, 4D]``, packed per head.
 
     N is the number of heads and D = H / N.
     """
@@ -106,7 +106,7 @@ class SLSTMCell(Cell[SLSTMParams, SLSTMCarry]):
         _checks.check_init(key, input_size, dtype)
         size, head_size = self.hidden_size, self.hidden_size // self.num_heads
         w_ih_key, w_hh_key, b_key = jax.random.split(key, 3)
-        b_init = self.b_init or self._forget_bias_init
+        b_init = self.b_init or _init.with_forget_bias(self.forget_bias)
 
         def draw_head(key: Key) -> Array:
             return _init.draw_weight("w_hh_init", self.w_hh_init, key, 4, (head_size, head_size), dtype)
@@ -141,9 +141,6 @@ class SLSTMCell(Cell[SLSTMParams, SLSTMCarry]):
     def gates(self, params: SLSTMParams, z: Array, carry: SLSTMCarry) -> SLSTMGates:
         """The gates of z, stabilised."""
         return slstm_gates(z, carry.m, exponential_forget=self.exponential_forget)[0]
-
-    def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
-        return _init.zeros(key, shape, dtype).at[1].set(self.forget_bias)
 
 
 def slstm_gates(

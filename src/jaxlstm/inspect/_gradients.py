@@ -15,9 +15,9 @@ from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, compute_dtype
 from jaxlstm._flat import size_of, unflatten
 from jaxlstm._layers import Layer
-from jaxlstm._network import Network
+from jaxlstm._network import Network, check_network
 from jaxlstm._step import Carry, Params
-from jaxlstm._templates import check_params
+from jaxlstm._templates import check_differentiable, check_params
 from jaxlstm._unroll import unroll, valid_steps
 from jaxlstm.inspect._perturbed import PerturbedCell
 
@@ -65,17 +65,18 @@ def gradient_flow(
     ((20,), True)
     """
     _checks.check_cell(cell, Cell)
-    _checks.check_function("loss", loss)
+    _checks.check_callable("loss", loss)
     xs = _array_checks.input_array("xs", xs, cell.spatial_shape)
     lead = lead_shape(xs, cell.spatial_shape)
     params, first = check_params(cell, params, lead[1:], xs, "xs")
+    check_differentiable(first)
     xs = xs.astype(compute_dtype(params, xs.dtype))
     run = partial(
         unroll, PerturbedCell(cell, xs.shape[-1]), params, carry=carry, lengths=lengths, mask=mask, reset=reset
     )
 
     def perturbed_loss(perturbations: Array) -> Array:
-        value = loss(*run(xs=jnp.concatenate([xs.reshape(*lead, -1), perturbations], axis=-1)))
+        value = loss(*run(xs=jnp.concatenate([_features(xs, lead), perturbations], axis=-1)))
         if jnp.shape(value):
             _checks.reject("loss", "a function that returns a scalar", _checks.describe(value))
         return value
@@ -105,7 +106,7 @@ def input_contributions(
     linear in xs and zero at xs = 0.
 
     Args:
-      network: a layer, or a cell.
+      network: a `Network` or a cell, whose output is one array.
       params: its params.
       xs: inputs ``[T, *batch, I]``.
       carry: the carry before the first step; None means the network's own.
@@ -128,7 +129,7 @@ def input_contributions(
     >>> input_contributions(cell, params, jnp.ones((5, 2, 3)), output=lambda y: y[..., 0]).shape
     (5, 2)
     """
-    _checks.check_function("output", output)
+    _checks.check_callable("output", output)
     xs, lead, output_at_last_step = _output_at_last_step(network, params, xs, carry, lengths, mask, reset)
 
     def total(xs: Array) -> Array:
@@ -137,7 +138,7 @@ def input_contributions(
             _checks.reject("output", f"a function from [*batch, O] to shape {lead[1:]}", _checks.describe(value))
         return value.sum()  # sequences do not depend on each other
 
-    return (xs * jax.grad(total)(xs)).reshape(*lead, -1).sum(-1)
+    return _features(xs * jax.grad(total)(xs), lead).sum(-1)
 
 
 def input_jacobian_norms(
@@ -155,7 +156,7 @@ def input_jacobian_norms(
         n_t = || d y_last / d x_t ||_F        y_last: y of the last step that counts
 
     Args:
-      network: a layer, or a cell.
+      network: a `Network` or a cell, whose output is one array.
       params: its params.
       xs: inputs ``[T, *batch, I]``.
       carry: the carry before the first step; None means the network's own.
@@ -193,9 +194,8 @@ def _output_at_last_step(
     reset: ArrayLike | None,
 ) -> tuple[Array, tuple[int, ...], Callable[[Array], Array]]:
     """The inputs, zero at masked steps; (T, *batch); the function from inputs to the last outputs that count."""
-    if not isinstance(network, Network):
-        _checks.check_cell(network, Cell, "network")
-        network = Layer(network)
+    check_network(network)
+    network = network if isinstance(network, Network) else Layer(network)
     inputs = _array_checks.input_array("xs", xs, network.spatial_shape)
     if not inputs.shape[0]:
         _checks.reject("xs", "at least one step", _checks.describe(inputs))
@@ -207,10 +207,17 @@ def _output_at_last_step(
 
     def output_at_last_step(xs: Array) -> Array:
         _, ys = network.apply(params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+        if not isinstance(ys, Array):
+            _checks.reject("network", "a network whose output is one array", _checks.describe(ys), TypeError)
         where = jnp.maximum(last, 0).reshape(1, *last.shape, *(1,) * (ys.ndim - 1 - last.ndim))
         return jnp.take_along_axis(ys, where, axis=0)[0]
 
     return inputs, lead, output_at_last_step
+
+
+def _features(xs: Array, lead: tuple[int, ...]) -> Float[Array, "*lead F"]:
+    """The inputs with their spatial axes and features as one axis, whose size -1 cannot tell of an empty batch."""
+    return xs.reshape(*lead, math.prod(xs.shape[len(lead) :]))
 
 
 def _last_step(lead: tuple[int, ...], lengths: ArrayLike | None, mask: ArrayLike | None) -> Int[Array, "*batch"]:

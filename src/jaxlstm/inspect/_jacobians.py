@@ -17,6 +17,7 @@ from jaxlstm._cell import Cell
 from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
 from jaxlstm._flat import flatten, size_of
 from jaxlstm._step import Carry, Params
+from jaxlstm._templates import check_differentiable
 from jaxlstm._unroll import valid_steps
 from jaxlstm.inspect._flat import flat_step
 from jaxlstm.inspect._trace import trace
@@ -58,7 +59,9 @@ def step_jacobians(
     >>> step_jacobians(cell, cell.init(jax.random.key(0), input_size=3), jnp.ones((5, 3))).shape
     (5, 8, 8)
     """
+    _checks.check_cell(cell, Cell)
     _, seen = trace(cell, params, xs, carry, lengths=lengths, mask=mask, reset=reset)
+    check_differentiable(seen.before)
     xs = jnp.asarray(xs)
     jacobians = _jacobians(cell, *_wide(params, xs, seen.before))
     lead = lead_shape(xs, cell.spatial_shape)
@@ -77,6 +80,9 @@ def largest_singular_values(jacobians: Float[ArrayLike, "*lead S S"]) -> Float[A
     Args:
       jacobians: as `step_jacobians` makes them, ``[T, *batch, S, S]``.
 
+    Returns:
+      One number for each matrix, ``[T, *batch]``.
+
     Raises:
       ValueError, TypeError: if the argument does not fit; the message says how.
 
@@ -87,7 +93,7 @@ def largest_singular_values(jacobians: Float[ArrayLike, "*lead S S"]) -> Float[A
     jacobians = _array_checks.float_array("jacobians", jacobians, 2, "[*, S, S]")
     if jacobians.shape[-1] != jacobians.shape[-2]:
         _checks.reject("jacobians", "an array [*, S, S]", _checks.describe(jacobians))
-    return jnp.linalg.svd(jacobians, compute_uv=False)[..., 0]
+    return jnp.linalg.svd(jacobians.astype(at_least_float32(jacobians.dtype)), compute_uv=False)[..., 0]
 
 
 def lyapunov_exponents(
@@ -128,7 +134,9 @@ def lyapunov_exponents(
     >>> exponents.shape, bool(exponents[0] < 0)
     ((4,), True)
     """
+    _checks.check_cell(cell, Cell)
     _, seen = trace(cell, params, xs, carry, lengths=lengths, mask=mask)
+    check_differentiable(seen.before)
     xs = jnp.asarray(xs)
     lead = lead_shape(xs, cell.spatial_shape)
     valid = valid_steps(lead[0], lead[1:], lengths=lengths, mask=mask)

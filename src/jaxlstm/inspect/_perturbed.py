@@ -34,7 +34,7 @@ class PerturbedCell(CellWrapper[P, C]):
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:
-        """None: an input is one vector, which holds that of the cell inside."""
+        """No axes: an input is one vector, which holds that of the cell inside."""
         return ()
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:

@@ -29,7 +29,7 @@ def draw_gate(ax: Axes, gate: ArrayLike, *, limits: tuple[float, float] = (0.0, 
     >>> ax = draw_gate(Figure().subplots(), jnp.full((20, 4), 0.5))
     """
     values = _numbers("gate", gate, 2, "[T, H]")
-    low, high = limits
+    low, high = _check_limits(limits)
     image = ax.imshow(
         values.T,
         cmap="viridis" if low >= 0 else "RdBu_r",
@@ -60,6 +60,7 @@ def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
     >>> ax = draw_saturation(Figure().subplots(), {name: saturation(gate) for name, gate in gates.items()})
     """
     ax.plot([0, 1], [1, 0], color="0.8", linewidth=1, zorder=0)
+    _check_mapping("saturations", saturations)
     for name, (left, right) in saturations.items():
         ax.scatter(left, right, s=28, alpha=0.55, linewidths=0, label=name, clip_on=False, zorder=3)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -104,6 +105,7 @@ def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
     >>> from jaxlstm.inspect import draw_gradient_flow
     >>> ax = draw_gradient_flow(Figure().subplots(), {"RNN": 0.8 ** jnp.arange(20.0)})
     """
+    _check_mapping("flows", flows)
     for name, values in flows.items():
         means = _mean_of_batch(_numbers(f"flows[{name!r}]", values, 1, "[T, *batch]"))
         (lags,) = np.nonzero(means > 0)
@@ -129,6 +131,7 @@ def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> 
     >>> from jaxlstm.inspect import draw_singular_values
     >>> ax = draw_singular_values(Figure().subplots(), {"LSTM": jnp.linspace(0.8, 1.2, 20)})
     """
+    _check_mapping("singular_values", singular_values)
     for name, values in singular_values.items():
         means = _mean_of_batch(_numbers(f"singular_values[{name!r}]", values, 1, "[T, *batch]"))
         ax.plot(means, linewidth=1.8, label=name)
@@ -181,12 +184,14 @@ def draw_text(
     """
     numbers = _numbers("values", values, 1, "[T]")
     _checks.check_size("columns", columns)
-    if not text or len(numbers) != len(text):
+    if not isinstance(text, str) or not text:
+        _checks.reject("text", "at least one character", _checks.describe(text))
+    if len(numbers) != len(text):
         _checks.reject("values", f"one for each of the {len(text)} characters of a text", _checks.describe(numbers))
     rows = -(-len(text) // columns)
     shades = np.full(rows * columns, np.nan)
     shades[: len(text)] = numbers
-    low, high = limits
+    low, high = _check_limits(limits)
     image = ax.imshow(
         shades.reshape(rows, columns), cmap="Reds" if low >= 0 else "coolwarm", vmin=low, vmax=high, aspect="auto"
     )
@@ -205,6 +210,22 @@ def draw_text(
     ax.figure.colorbar(image, ax=ax, pad=0.02)
     ax.set(xticks=[], yticks=[])
     return ax
+
+
+def _check_mapping(name: str, value: object) -> None:
+    """Several lines or points of one picture, by their names in the legend."""
+    if not isinstance(value, Mapping):
+        _checks.reject(name, 'a mapping from names, such as {"LSTM": ...}', _checks.describe(value), TypeError)
+
+
+def _check_limits(limits: object) -> tuple[float, float]:
+    """The lowest and the highest value of a colour scale."""
+    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+        _checks.reject("limits", "two numbers (lowest, highest)", _checks.describe(limits), TypeError)
+    low, high = (_checks.check_number(f"limits[{index}]", limit) for index, limit in enumerate(limits))
+    if not low < high:
+        _checks.reject("limits", "the lowest before the highest", limits)
+    return low, high
 
 
 def _numbers(name: str, values: ArrayLike, ndim: int, axes: str) -> np.ndarray:

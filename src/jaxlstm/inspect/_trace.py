@@ -19,7 +19,7 @@ from jaxlstm._arrays import lead_shape, select
 from jaxlstm._cell import C, Cell, P
 from jaxlstm._dtypes import at_least_float32, cast, cast_like, compute_dtype
 from jaxlstm._layers import Bidirectional
-from jaxlstm._network import Network, Options
+from jaxlstm._network import Network, Options, check_network
 from jaxlstm._random import Key, times
 from jaxlstm._sharding import match_varying, with_automatic_axes
 from jaxlstm._stack import Stack
@@ -54,7 +54,7 @@ def trace(
     """Run a cell or a network over a sequence as `unroll` does, and record every gate, candidate and carry.
 
     Args:
-      network: the cell or network. Gates are recorded of cells that have a method `gates`.
+      network: a `Network` or a cell. Gates are recorded of cells whose `gates` returns them.
       params: its params.
       xs: inputs ``[T, *batch, I]``.
       carry: the carry before the first step; None means the network's own.
@@ -81,13 +81,15 @@ def trace(
     >>> bool(jnp.allclose(seen.carry.c, gates.f * seen.before.c + gates.i * gates.g))
     True
     """
+    check_network(network)
+    if key is not None:
+        _checks.check_key(key)
     start = _array_checks.start_array(start)
     if isinstance(network, Network):
         if reverse:
             _checks.reject("reverse", "False for a network, whose layers have their own direction", reverse)
         more = {"unroll": None, "remat": None, "project_first": None, "evaluator": "loop"}
         return _trace_network(network, params, xs, carry, Options(lengths, mask, reset, key, start, **more))
-    _checks.check_cell(network, Cell, "network")
     options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse, "key": key, "start": start}
     return _trace_cell(network, params, xs, carry, **options)
 
