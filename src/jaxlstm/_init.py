@@ -60,6 +60,9 @@ def chrono(longest: int | float) -> Initializer:
     Returns:
       An initialiser for `b_init`; those of the same `longest` are equal.
 
+    Raises:
+      ValueError, TypeError: if `longest` is no number above 2.
+
     >>> cell = jl.LSTMCell(hidden_size=8, b_init=jl.chrono(784))
     >>> params = cell.init(jax.random.key(0), input_size=1)
     >>> bool((params.b[8:16] >= 0).all())
@@ -123,12 +126,12 @@ def draw_weight(
     """
     if gates == 1:
         return draw(name, init, key, shape, dtype)
-    return pack(jax.vmap(lambda key: draw(name, init, key, shape, dtype))(jax.random.split(key, gates)))
+    return pack_gates(jax.vmap(lambda key: draw(name, init, key, shape, dtype))(jax.random.split(key, gates)))
 
 
 def draw_bias(init: Initializer, key: Key, gates: int, size: int, dtype: DTypeLike) -> Float[Array, "G"]:
     """Draw the biases of all gates, (gates, size), and pack them: (gates * size)."""
-    return pack(draw("b_init", init, key, (gates, size), dtype))
+    return pack_gates(draw("b_init", init, key, (gates, size), dtype))
 
 
 def with_forget_bias(value: float) -> Initializer:
@@ -136,6 +139,6 @@ def with_forget_bias(value: float) -> Initializer:
     return lambda key, shape, dtype: zeros(key, shape, dtype).at[1].set(value)
 
 
-def pack(gates: Float[Array, "gates ..."]) -> Array:
+def pack_gates(gates: Float[Array, "gates ..."]) -> Array:
     """Gates side by side on the last axis: ``(gates, in, out) -> (in, gates * out)``, ``(gates, H) -> (gates * H)``."""
     return jnp.concatenate(list(gates), axis=-1)

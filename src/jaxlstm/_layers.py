@@ -41,6 +41,9 @@ class Layer(Network[P, C]):
       cell: the recurrence.
       reverse: run from the last step to the first; ys stay in the order of xs.
 
+    Raises:
+      ValueError, TypeError: if an option has no meaning; the message names it.
+
     >>> layer = jl.Layer(jl.RNNCell(4), reverse=True)
     >>> carry, ys = layer.apply(layer.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))
     >>> ys.shape
@@ -107,6 +110,9 @@ class Bidirectional(Network[tuple[P, Any], BidirectionalCarry]):
       backward_cell: the cell that runs from the last step to the first; None means another like `cell`.
       merge: how the two outputs of a step become one: "concat" (forward first), "sum", "mean", "mul", or a function
         of two arrays.
+
+    Raises:
+      ValueError, TypeError: if an option has no meaning; the message names it.
 
     >>> network = jl.Bidirectional(jl.LSTMCell(4))
     >>> (forward, backward), ys = network.apply(network.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))

@@ -83,6 +83,9 @@ class Network(Static, Generic[P, C]):
 
         To run one step at a time, use `step`. ``apply(params, x[None], carry)`` is the same for layers that run
         forward. A layer that runs backward would see each step as a whole sequence.
+
+        Raises:
+          ValueError, TypeError: if an argument does not fit; the message names it, and a note the layer.
         """
         _checks.check_options(key=key, unroll=unroll, remat=remat, project_first=project_first, evaluator=evaluator)
         start = _array_checks.start_array(start)

@@ -37,6 +37,9 @@ class Stack(Network[tuple[Any, ...], tuple[Any, ...]]):
         last layer). Without a key nothing is dropped. The draw for step t comes from ``start + t``.
       layers: the layers as a tuple, in place of `layers_or_cells`. This is what `dataclasses.replace` gives.
 
+    Raises:
+      ValueError, TypeError: if an option has no meaning; the message names it.
+
     >>> network = jl.Stack(jl.Bidirectional(jl.LSTMCell(8)), jl.LSTMCell(4), dropout=0.5)
     >>> params = network.init(jax.random.key(0), input_size=3)
     >>> carry, ys = network.apply(params, jnp.ones((5, 2, 3)), key=jax.random.key(1))

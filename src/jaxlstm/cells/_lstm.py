@@ -125,6 +125,9 @@ def lstm_gates(
 ) -> Gates:
     """Gate activations: i, f, o = sigma(z_i), sigma(z_f), sigma(z_o) and g = tanh(z_g), for z packed i, f, g, o.
 
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
     >>> jl.lstm_gates(jnp.zeros(4)).f
     Array([0.5], dtype=float32)
     """
@@ -142,6 +145,9 @@ def lstm_transition(
 
     Some notes on the LSTM print ``C_t = i_t * C_{t-1} + f_t * g_t``. That is a misprint: in their own text, as in every
     paper, the forget gate multiplies the old memory. The misprint describes the same network with i and f exchanged.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
 
     >>> keep_all = jl.Gates(i=jnp.zeros(1), f=jnp.ones(1), g=jnp.ones(1), o=jnp.ones(1))
     >>> jl.lstm_transition(keep_all, jnp.full(1, 0.25)).c

@@ -187,7 +187,7 @@ class LSTMVariantCell(Cell[LSTMVariantParams, LSTMCarry]):
 
     def _init_b(self, key: Key, dtype: DTypeLike) -> Array:
         b = _init.draw("b_init", self.b_init or self._forget_bias_init, key, (4, self.hidden_size), dtype)
-        return _init.pack(jnp.delete(b, 1, axis=0) if self.coupled else b)
+        return _init.pack_gates(jnp.delete(b, 1, axis=0) if self.coupled else b)
 
     def _forget_bias_init(self, key: Key, shape: tuple[int, int], dtype: DTypeLike) -> Array:
         gate, bias = (0, -self.forget_bias) if self.coupled else (1, self.forget_bias)

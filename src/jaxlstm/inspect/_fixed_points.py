@@ -22,7 +22,7 @@ from jaxlstm._dtypes import at_least_float32, cast, compute_dtype
 from jaxlstm._flat import flatten, unflatten
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_params
-from jaxlstm.inspect._flat import check_carries, flat_step
+from jaxlstm.inspect._flat import check_carries, step_of_vector
 
 LEARNING_RATE = 0.02  # of Adam's first step; it falls to zero along half a cosine
 NEWTON_STEPS = 100  # at most
@@ -150,7 +150,7 @@ def _search(
     params: Params, x: Array, starts: Float[Array, "N S"], like: Carry, *, cell: Cell, steps: int
 ) -> tuple[Float[Array, "N"], Float[Array, "N S"], Float[Array, "N"], Bool[Array, "N"]]:
     """The speeds at the start, and where each carry ends, its speed there, and whether this is 0 to rounding."""
-    step = flat_step(cell, params, x, like)
+    step = step_of_vector(cell, params, x, like)
 
     def change(c: Float[Array, "S"]) -> Float[Array, "S"]:
         return step(c) - c
@@ -163,7 +163,7 @@ def _search(
 def _jacobians(
     params: Params, x: Array, points: Float[Array, "N S"], like: Carry, *, cell: Cell
 ) -> Float[Array, "N S S"]:
-    return jax.vmap(jax.jacfwd(flat_step(cell, params, x, like)))(points)
+    return jax.vmap(jax.jacfwd(step_of_vector(cell, params, x, like)))(points)
 
 
 Change = Callable[[Array], Array]  # r(c) = F(c) - c, of carries that are vectors [S]

@@ -25,7 +25,7 @@ def check_carries(name: str, carries: Carry, like: Carry) -> tuple[Carry, tuple[
     return carries, lead
 
 
-def flat_step(cell: Cell, params: Params, x: Float[Array, "*spatial I"], like: Carry) -> Callable[[Array], Array]:
+def step_of_vector(cell: Cell, params: Params, x: Float[Array, "*spatial I"], like: Carry) -> Callable[[Array], Array]:
     """A step with input x, as a function from such a vector to the next. `like` is a carry of the same shapes."""
 
     def step(flat: Float[Array, "S"]) -> Float[Array, "S"]:

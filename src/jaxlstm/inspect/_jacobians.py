@@ -19,7 +19,7 @@ from jaxlstm._flat import flatten, size_of
 from jaxlstm._step import Carry, Params
 from jaxlstm._templates import check_differentiable
 from jaxlstm._unroll import valid_steps
-from jaxlstm.inspect._flat import flat_step
+from jaxlstm.inspect._flat import step_of_vector
 from jaxlstm.inspect._trace import trace
 
 
@@ -166,7 +166,7 @@ def _jacobians(cell: Cell, params: Params, xs: Array, before: Carry) -> Float[Ar
     """The Jacobian of one step for each of the leading axes."""
 
     def jacobian(x: Array, before: Carry) -> Array:
-        return jax.jacfwd(flat_step(cell, params, x, before))(flatten(before, 0))
+        return jax.jacfwd(step_of_vector(cell, params, x, before))(flatten(before, 0))
 
     for _ in lead_shape(xs, cell.spatial_shape):
         jacobian = jax.vmap(jacobian)

@@ -90,6 +90,12 @@ def newton_converges(exponents: Float[Array, "*batch S"]) -> Bool[Array, "*batch
     Args:
       exponents: ``[*batch, S]``, the largest first.
 
+    Returns:
+      True for each sequence of which this is expected, ``[*batch]``.
+
+    Raises:
+      ValueError, TypeError: if the argument does not fit; the message says how.
+
     Reference: Gonzalez et al. 2025, "Predictability enables parallelization of nonlinear state space models".
 
     >>> from jaxlstm.inspect import lyapunov_exponents, newton_converges

@@ -24,6 +24,9 @@ def draw_gate(ax: Axes, gate: ArrayLike, *, limits: tuple[float, float] = (0.0, 
       gate: ``[T, H]``.
       limits: the values at the ends of the colour scale: (0, 1) for gates, (-1, 1) for candidates and h.
 
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_gate
     >>> ax = draw_gate(Figure().subplots(), jnp.full((20, 4), 0.5))
@@ -54,6 +57,9 @@ def draw_saturation(ax: Axes, saturations: Mapping[str, Saturation]) -> Axes:
       ax: the axes.
       saturations: maps the name of each gate to what `saturation` returned for it.
 
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_saturation, saturation
     >>> gates = {"forget": jnp.full((9, 4), 0.95), "input": jnp.full((9, 4), 0.5)}
@@ -76,6 +82,9 @@ def draw_retention(ax: Axes, retention: ArrayLike) -> Axes:
     Args:
       ax: the axes.
       retention: what `retention` returned, ``[lags + 1, H]``.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_retention, retention
@@ -100,6 +109,9 @@ def draw_gradient_flow(ax: Axes, flows: Mapping[str, ArrayLike]) -> Axes:
     Args:
       ax: the axes.
       flows: maps a name such as "LSTM, c" to a field of what `gradient_flow` returned, ``[T, *batch]``.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_gradient_flow
@@ -127,6 +139,9 @@ def draw_singular_values(ax: Axes, singular_values: Mapping[str, ArrayLike]) -> 
       ax: the axes.
       singular_values: maps the name of a cell to what `largest_singular_values` returned, ``[T, *batch]``.
 
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
+
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_singular_values
     >>> ax = draw_singular_values(Figure().subplots(), {"LSTM": jnp.linspace(0.8, 1.2, 20)})
@@ -151,6 +166,9 @@ def draw_contributions(ax: Axes, contributions: ArrayLike) -> Axes:
     Args:
       ax: the axes.
       contributions: one sequence ``[T]`` of what `input_contributions` or `input_jacobian_norms` returned.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_contributions
@@ -177,6 +195,9 @@ def draw_text(
       values: one number for each character ``[T]``, such as a unit's h or tanh(c), or the character's loss in bits.
       limits: the values at the ends of the colour scale.
       columns: characters in a row of the picture.
+
+    Raises:
+      ValueError, TypeError: if an argument does not fit; the message names it.
 
     >>> from matplotlib.figure import Figure
     >>> from jaxlstm.inspect import draw_text
