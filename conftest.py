@@ -1,5 +1,6 @@
 """What the tests and the doctests share: the CPU, and what a doctest finds in its namespace."""
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -17,6 +18,9 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
+
+# JAX's caches hold thousands of compiled programs. A full collection walks through them: a tenth of the time or more.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
