@@ -48,7 +48,7 @@ class Network(Static, Generic[P, C]):
     @property
     def output_size(self) -> int:
         """O, the features of ys."""
-        raise self._is_abstract("output_size")
+        raise self._undefined("output_size")
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:
@@ -57,11 +57,11 @@ class Network(Static, Generic[P, C]):
 
     def init(self, key: Key, input_size: int, *, dtype: DTypeLike = jnp.float32) -> P:
         """Draw initial params for inputs of `input_size` features."""
-        raise self._is_abstract("init")
+        raise self._undefined("init")
 
     def init_carry(self, params: P, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> C:
         """The carry before the first step, made by ``Cell.init_carry`` for each cell."""
-        raise self._is_abstract("init_carry")
+        raise self._undefined("init_carry")
 
     def apply(
         self,
@@ -125,13 +125,13 @@ class Network(Static, Generic[P, C]):
     def _apply(
         self, params: P, xs: Array, carry: C | None, options: Options, run_cell: RunCell = unroll_directions
     ) -> tuple[C, Output]:
-        raise self._is_abstract("apply")
+        raise self._undefined("apply")
 
     def _step(self, params: P, carry: C, x: Array, options: StepOptions) -> tuple[C, Output]:
         wanted = "layers that run forward, since a backward layer reads the whole sequence (use apply)"
         return _checks.reject("network", wanted, self)
 
-    def _is_abstract(self, name: str) -> NotImplementedError:
+    def _undefined(self, name: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no {name}; use a Layer, a Bidirectional or a Stack")
 
 

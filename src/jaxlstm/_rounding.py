@@ -16,9 +16,9 @@ PROBES = 8
 def step_rounding(cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs) -> Carry:
     """About one rounding error of each number of the carry after a step.
 
-    The carry is rounded, and so is each product of a weight and an input that z is summed from. How these
-    errors change the next carry depends on their signs. So they get random signs, several times over, and the largest
-    change counts. A masked step copies the carry: the error is one rounding of the number itself.
+    The carry is rounded, and so is each product of a weight and an input that z is summed from. How these errors
+    change the next carry depends on their signs. So they get random signs, several times over, and the largest change
+    counts. A masked step copies the carry: the error is one rounding of the number itself.
     """
     held, after, (before, z) = change(cell, params, initial, carry, inputs)
     sizes = preactivations(cell, _absolute(params), _absolute(before), inputs._replace(x=jnp.abs(inputs.x)))

@@ -1,14 +1,13 @@
 """Fixed and slow points against root finding, minimisation and Newton's method in NumPy, their eigenvalues, merging."""
 
 import sys
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
+from properties import CountingCell
 from scipy.optimize import brentq, minimize_scalar
 
 import jaxlstm as jl
@@ -203,19 +202,6 @@ def test_16_bit_params_are_widened():
     points = fixed_points(jl.RNNCell(1), params, NO_INPUT.astype(jnp.bfloat16), carries, steps=STEPS)
     assert points.carry.h.dtype == points.speed.dtype == jnp.float32
     assert points.eigenvalues.dtype == jnp.complex64
-
-
-class CountedCarry(NamedTuple):
-    h: jax.Array
-    count: jax.Array
-
-
-@dataclass(frozen=True)
-class CountingCell(jl.RNNCell):
-    """A cell that also counts steps."""
-
-    def init_carry(self, params, batch_shape=(), *, dtype=None):
-        return CountedCarry(super().init_carry(params, batch_shape, dtype=dtype).h, jnp.zeros(batch_shape, jnp.int32))
 
 
 PARAMS, CARRIES = one_unit(0.5, 0.1)

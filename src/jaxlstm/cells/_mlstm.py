@@ -57,8 +57,8 @@ class MLSTMCell(Cell[MLSTMParams, MLSTMCarry]):
         h_t = o_t * C_t q_t / max(|n_t^T q_t|, exp(-m_t))   the output y_t
 
     m changes no output: in terms of the memory exp(m) C and its normaliser exp(m) n, the lower bound exp(-m) is the
-    paper's 1. No gate depends on h. A gradient keeps C, [N, D, D], of every step; with a
-    chunk length as `remat`, of one step a chunk.
+    paper's 1. No gate depends on h. A gradient keeps C, [N, D, D], of every step.
+    With a chunk length as `remat`, it keeps that of one step a chunk.
 
     Args:
       hidden_size: H, the features of h.

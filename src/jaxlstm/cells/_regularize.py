@@ -41,7 +41,7 @@ class Zoneout(CellWrapper[P, C]):
     Args:
       cell: any cell.
       h: the probability that a unit of h keeps its old value.
-      c: the probability that a unit of c keeps its old value, for a cell whose memory is c: not the sLSTM and the
+      c: the probability that a unit of c keeps its old value. It must be 0 for a cell without a c, and for an sLSTM or
         mLSTM, whose memory is c exp(m).
 
     Raises:

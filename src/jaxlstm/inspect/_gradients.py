@@ -216,7 +216,7 @@ def _output_at_last_step(
 
 
 def _features(xs: Array, lead: tuple[int, ...]) -> Float[Array, "*lead F"]:
-    """The inputs with their spatial axes and features as one axis, whose size -1 cannot tell of an empty batch."""
+    """The inputs with their spatial axes and features as one axis. A size of -1 would fail for an empty batch."""
     return xs.reshape(*lead, math.prod(xs.shape[len(lead) :]))
 
 

@@ -17,8 +17,8 @@ def draw_fixed_points(ax: Axes, points: FixedPoints, carries: Carry) -> Axes:
     """Draw runs, and the fixed and slow points among them, in the plane in which the runs vary most.
 
     The plane is that of the first two principal components of all carries of the runs. Stable fixed points are dots.
-    Unstable ones are crosses, coloured by the number of directions that lead away from them, which is that
-    of eigenvalues of magnitude 1 or more. Slow points are circles.
+    Unstable ones are crosses, coloured by the number of directions that lead away from them, that is, of
+    eigenvalues of magnitude 1 or more. Slow points are circles.
 
     Args:
       ax: the axes.
